@@ -1,0 +1,300 @@
+package mux
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Conn carries streams over one net.Conn. Its methods may be called from
+// any goroutine.
+type Conn struct {
+	conn  net.Conn
+	cfg   Config
+	ours  uint64 // the lowest bit in the ids of the streams that we open
+	born  time.Time
+	in    frameReader   // the reader's alone
+	heard atomic.Int64  // the age at which the peer was last known to live
+	done  chan struct{} // closed when err is set
+	gone  chan struct{} // closed when the peer has said go-away
+	wg    sync.WaitGroup
+	end   sync.Once // closes conn
+
+	mu      sync.Mutex // guards all that follows, and every field of a Stream
+	err     error      // why the Conn has ended
+	streams map[uint64]*Stream
+
+	// Streams of ours and of the peer.
+	opened      uint64    // streams that we have opened, ever
+	openLimit   uint64    // streams that we may open, ever
+	changed     sync.Cond // openLimit, away or len(streams) did, or err is set
+	away        bool      // we have said go-away
+	peerAway    bool
+	arrived     uint64 // streams that the peer has opened, ever
+	arriveLimit uint64 // streams that it may open, ever
+	arriveSaid  uint64 // the limit of which it knows
+	takeLimit   uint64 // after go-away: streams of the peer that we still take
+	accept      queue  // streams that arrived and wait for Accept
+	acceptable  sync.Cond
+
+	// What we receive.
+	received    uint64 // bytes of all streams, up to each one's highest offset
+	consumed    uint64 // of those, bytes read or thrown away
+	receiveSaid uint64 // the session's limit of which the peer knows
+	windows     uint64 // the sum of the windows of all streams
+	allowance   int    // frames without content that may still arrive
+	allowedAt   time.Duration
+
+	sender
+	pinger
+}
+
+// Client returns the Conn of the side that dialled conn, over which the other
+// side calls [Server]. It owns conn from here on.
+func Client(conn net.Conn, cfg Config) *Conn { return newConn(conn, cfg, 0) }
+
+// Server returns the Conn of the side that accepted conn, over which the
+// other side calls [Client]. It owns conn from here on.
+func Server(conn net.Conn, cfg Config) *Conn { return newConn(conn, cfg, 1) }
+
+func newConn(conn net.Conn, cfg Config, ours uint64) *Conn {
+	c := &Conn{
+		conn:        conn,
+		cfg:         cfg,
+		born:        time.Now(),
+		ours:        ours,
+		done:        make(chan struct{}),
+		gone:        make(chan struct{}),
+		streams:     make(map[uint64]*Stream),
+		openLimit:   floorStreams,
+		arriveLimit: cfg.maxStreams(),
+		arriveSaid:  cfg.maxStreams(),
+		receiveSaid: cfg.budget(),
+		allowance:   floodBurst,
+	}
+	c.in.conn = ear{c}
+	c.changed.L, c.acceptable.L = &c.mu, &c.mu
+	c.accept.link = linkAccept
+	c.sender.init(&c.mu)
+
+	c.mu.Lock()
+	out := c.outLocked()
+	out.b = append(out.b, preface...)
+	c.controlLocked(frame{kind: frameSettings, data: appendSettings(nil, settings{
+		streamCredit: firstWindow,
+		credit:       c.receiveSaid,
+		streams:      c.arriveSaid,
+	})})
+	c.startPingLocked()
+	c.startWatchLocked()
+	c.mu.Unlock()
+
+	c.wg.Add(2)
+	go c.readLoop()
+	go c.writeLoop()
+	return c
+}
+
+// Open opens a stream. It waits only while the peer allows no more of them,
+// until ctx ends. It gives ErrGoAway when either side is going away, and the
+// error of the Conn when that has ended. The caller closes the stream.
+//
+// The peer learns of the stream at once, also when nothing is written.
+func (c *Conn) Open(ctx context.Context) (*Stream, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.opened == c.openLimit && ctx.Done() != nil {
+		defer context.AfterFunc(ctx, c.wakeAll)()
+	}
+	for {
+		switch {
+		case c.err != nil:
+			return nil, c.err
+		case c.away || c.peerAway:
+			return nil, ErrGoAway
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		}
+		if c.opened < c.openLimit {
+			break
+		}
+		c.changed.Wait()
+	}
+	s := c.addStreamLocked(c.opened<<1 | c.ours)
+	c.opened++
+	c.unannounced.push(s)
+	c.kickLocked()
+	return s, nil
+}
+
+// Accept waits for a stream that the peer opened, until ctx ends. The caller
+// closes the stream. Streams that arrived before the Conn ended are still
+// given out; they hold what had arrived on them.
+func (c *Conn) Accept(ctx context.Context) (*Stream, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.accept.empty() && ctx.Done() != nil {
+		defer context.AfterFunc(ctx, c.wakeAll)()
+	}
+	for {
+		if s := c.accept.pop(); s != nil {
+			return s, nil
+		}
+		switch {
+		case c.err != nil:
+			return nil, c.err
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		}
+		c.acceptable.Wait()
+	}
+}
+
+// wakeAll makes everyone in Open, Accept and Shutdown look again.
+func (c *Conn) wakeAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changed.Broadcast()
+	c.acceptable.Broadcast()
+}
+
+// NumStreams returns how many streams have not ended in both directions.
+func (c *Conn) NumStreams() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.streams)
+}
+
+// GoAway tells the peer to open no more streams. Those that exist live on;
+// those that are on their way are reset with CodeRefused, which tells the
+// peer that nobody has looked at them.
+func (c *Conn) GoAway() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.away || c.err != nil {
+		return
+	}
+	c.away, c.takeLimit = true, c.arrived
+	c.controlLocked(frame{kind: frameGoAway, value: c.takeLimit})
+	c.changed.Broadcast()
+}
+
+// PeerGone is closed when the peer has said go-away.
+func (c *Conn) PeerGone() <-chan struct{} { return c.gone }
+
+// Shutdown says go-away, waits until no streams are left and closes. When ctx
+// ends first, it closes at once and returns why ctx ended.
+func (c *Conn) Shutdown(ctx context.Context) error {
+	c.GoAway()
+	stop := context.AfterFunc(ctx, c.wakeAll)
+	c.mu.Lock()
+	for len(c.streams) > 0 && c.err == nil && ctx.Err() == nil {
+		c.changed.Wait()
+	}
+	left := len(c.streams) > 0 && c.err == nil
+	c.mu.Unlock()
+	stop()
+	c.Close()
+	if left {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// Close ends the Conn and every stream on it, and closes the net.Conn under
+// it. What was written before is still sent if the net.Conn takes it within a
+// second. Close returns when the goroutines of the Conn have ended; calling
+// it again is harmless.
+func (c *Conn) Close() error {
+	c.fail(ErrClosed)
+	c.wg.Wait()
+	return nil
+}
+
+// Done is closed when the Conn has ended, by whatever cause.
+func (c *Conn) Done() <-chan struct{} { return c.done }
+
+// Err says why the Conn has ended: ErrClosed after our own Close, a
+// *ConnError when either side ended it, or what the net.Conn said. It is nil
+// while the Conn lives.
+func (c *Conn) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Wait waits until the Conn and its goroutines have ended, and returns Err.
+func (c *Conn) Wait() error {
+	c.wg.Wait()
+	return c.Err()
+}
+
+// fail ends the Conn because of err. The first call decides.
+func (c *Conn) fail(err error) {
+	c.mu.Lock()
+	c.failLocked(err)
+	c.mu.Unlock()
+}
+
+func (c *Conn) failLocked(err error) {
+	if c.err != nil {
+		return
+	}
+	c.err = err
+	c.sayGoodbyeLocked(err)
+	close(c.done)
+	for _, s := range c.streams {
+		s.readable.Broadcast()
+		s.writable.Broadcast()
+	}
+	c.changed.Broadcast()
+	c.acceptable.Broadcast()
+	c.wake.Broadcast()
+	c.stopWatchLocked()
+
+	// The writer closes the net.Conn once it has sent what is left. It may
+	// be stuck in a Write; then this is what frees it.
+	c.cut = time.AfterFunc(closeTime, c.closeConn)
+}
+
+func (c *Conn) closeConn() { c.end.Do(func() { c.conn.Close() }) }
+
+// addStreamLocked makes the stream with that id.
+func (c *Conn) addStreamLocked(id uint64) *Stream {
+	s := &Stream{
+		conn:        c,
+		id:          id,
+		sendLimit:   c.peer.streamCredit,
+		window:      firstWindow,
+		receiveSaid: firstWindow,
+	}
+	s.readable.L, s.writable.L = &c.mu, &c.mu
+	c.streams[id] = s
+	c.windows += s.window
+	return s
+}
+
+// settleLocked forgets s when both of its directions have ended.
+func (c *Conn) settleLocked(s *Stream) {
+	if !s.sendDone || !s.finalKnown || s.settled {
+		return
+	}
+	s.settled = true
+	delete(c.streams, s.id)
+	c.windows -= s.window
+	c.unannounced.remove(s)
+	if len(c.streams) == 0 {
+		c.changed.Broadcast() // Shutdown may be waiting
+	}
+	if s.id&1 == c.ours {
+		return
+	}
+	c.accept.remove(s) // nobody has asked for it, and there is nothing left to say
+	c.arriveLimit++
+	if c.arriveLimit-c.arriveSaid >= max(1, c.cfg.maxStreams()/4) && !c.away {
+		c.arriveSaid = c.arriveLimit
+		c.controlLocked(frame{kind: frameStreams, value: c.arriveSaid})
+	}
+}

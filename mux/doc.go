@@ -1,0 +1,31 @@
+// Package mux carries many streams over one connection.
+//
+// A [Conn] runs over one net.Conn, usually TLS, whose two ends call [Client]
+// and [Server]. Either side opens streams and the other accepts them. A
+// [Stream] is a net.Conn with a true half-close and a reset that carries a
+// code. The protocol is our own, described in docs/protocol.md and in the
+// constants of frame.go; its stream states, flow control and final sizes
+// follow RFC 9000, sections 2 to 4.
+//
+// # What it promises
+//
+// The reader of the connection never waits for the application, so a stream
+// that nobody reads holds up nobody else. What it may hold is bounded: by a
+// window per stream, which grows only as long as it is what limits the
+// stream, and by one budget per connection. Small exchanges go before bulk,
+// and bulk streams take turns. A connection that breaks is an error on every
+// stream, never a clean io.EOF.
+//
+// # Stopping
+//
+// A Conn owns two goroutines and a timer. [Conn.Shutdown] stops taking
+// streams, tells the peer, waits for the streams that are left and closes;
+// [Conn.Close] closes now. Both return when the goroutines have ended.
+//
+// # What it does not do
+//
+// It does not dial, encrypt, authenticate or compress, and it knows nothing
+// of what its streams carry. Streams have no priorities to be set: what they
+// have sent lately decides. Nothing is kept to be sent again, yet: when the
+// connection under a Conn dies, so does the Conn.
+package mux

@@ -1,0 +1,504 @@
+package mux
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+const (
+	// floodBurst and floodRate bound the frames without content that a peer
+	// may send: so many at once, and so many a second.
+	floodBurst = 4096
+	floodRate  = 1024
+
+	// bigPayload is how much payload must be missing from the buffer to be
+	// read into its chunk without a copy between.
+	bigPayload = 4 << 10
+
+	// promptRead is how quickly a reader has to be done for the window, and
+	// not the reader, to be what holds up the peer, where the round trip is
+	// shorter than this.
+	promptRead = 5 * time.Millisecond
+
+	// reassureAfter is how long a peer that sends is left without a word.
+	reassureAfter = time.Second
+)
+
+// readLoop handles frames until the Conn ends.
+func (c *Conn) readLoop() {
+	defer c.wg.Done()
+	err := c.readFrames()
+	if _, ours := errors.AsType[*ConnError](err); !ours {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF // a connection ends with frameClose
+		}
+		err = fmt.Errorf("mux: connection lost: %w", err)
+	}
+	c.fail(err)
+	c.in.release()
+}
+
+func (c *Conn) readFrames() error {
+	if err := c.in.need(len(preface)); err != nil {
+		return err
+	}
+	if got := c.in.buffered()[:len(preface)]; string(got) != preface {
+		return violation(CodeVersion, "the peer began with %q, not with %q", got, preface)
+	}
+	c.in.skip(len(preface))
+	if err := c.readSettings(); err != nil {
+		return err
+	}
+	for {
+		if err := c.in.need(frameHeader); err != nil {
+			return err
+		}
+		if err := c.handleBuffered(); err != nil {
+			return err
+		}
+		if len(c.in.buffered()) < frameHeader {
+			continue
+		}
+		// What is left begins with a frame that is not all there.
+		kind, size := c.in.header()
+		if err := checkHeader(kind, size); err != nil {
+			return err
+		}
+		missing := frameHeader + size - len(c.in.buffered())
+		var err error
+		if kind <= frameDataFin && missing > bigPayload {
+			err = c.readBig(kind, size)
+		} else {
+			err = c.in.need(frameHeader + size)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// readSettings reads the frame that must come first.
+func (c *Conn) readSettings() error {
+	if err := c.in.need(frameHeader); err != nil {
+		return err
+	}
+	kind, size := c.in.header()
+	if kind != frameSettings {
+		return violation(CodeProtocol, "the first frame is of type %#02x, not settings", kind)
+	}
+	if err := checkHeader(kind, size); err != nil {
+		return err
+	}
+	if err := c.in.need(frameHeader + size); err != nil {
+		return err
+	}
+	said, err := parseSettings(c.in.buffered()[frameHeader : frameHeader+size])
+	if err != nil {
+		return err
+	}
+	c.in.skip(frameHeader + size)
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.peer = said
+	c.sendLimit = max(c.sendLimit, said.credit)
+	c.openLimit = max(c.openLimit, said.streams)
+	for _, s := range c.streams {
+		c.onStreamCreditLocked(s, said.streamCredit)
+	}
+	c.changed.Broadcast()
+	c.kickLocked()
+	return nil
+}
+
+// handleBuffered handles every frame that is in the buffer as a whole, and
+// wakes those who wait for what was in them once the lock is free.
+func (c *Conn) handleBuffered() error {
+	c.mu.Lock()
+	var err error
+	for err == nil && len(c.in.buffered()) >= frameHeader {
+		kind, size := c.in.header()
+		if err = checkHeader(kind, size); err != nil {
+			break
+		}
+		b := c.in.buffered()
+		if len(b) < frameHeader+size {
+			break
+		}
+		var f frame
+		if f, err = parseFrame(kind, b[frameHeader:frameHeader+size]); err == nil {
+			err = c.handleLocked(f)
+		}
+		c.in.skip(frameHeader + size)
+	}
+	c.mu.Unlock()
+	c.in.wakeReaders()
+	return err
+}
+
+// readBig reads a frame of data whose payload is mostly still to come.
+func (c *Conn) readBig(kind byte, size int) error {
+	if err := c.in.need(frameHeader + min(size, maxPrefix)); err != nil {
+		return err
+	}
+	b := c.in.buffered()
+	id, offset, prefix, err := parseDataPrefix(b[frameHeader:min(len(b), frameHeader+size)])
+	if err != nil {
+		return err
+	}
+	c.in.skip(frameHeader + prefix)
+	n := size - prefix
+	if n > maxPayload {
+		return violation(CodeFrameSize, "%d bytes of data in a frame", n)
+	}
+	c.mu.Lock()
+	s, known, err := c.admitLocked(id, offset, n, kind == frameDataFin)
+	c.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case s == nil:
+		return c.in.discard(n)
+	}
+	if err := c.in.discard(known); err != nil {
+		return err
+	}
+	k := newChunk(n - known)
+	k.w = n - known
+	if err := c.readPayload(k.buf[:k.w]); err != nil {
+		k.free()
+		return err
+	}
+	c.mu.Lock()
+	if s.deaf || s.readErr != nil {
+		c.countLocked(s, k.w)
+		c.consumeLocked(s, k.w)
+		k.free()
+	} else {
+		c.countLocked(s, k.w)
+		s.arrived.putChunk(k)
+		c.in.wakes(s)
+	}
+	if kind == frameDataFin {
+		c.finishLocked(s)
+	}
+	c.mu.Unlock()
+	c.in.wakeReaders()
+	c.in.expectBig()
+	return nil
+}
+
+// readPayload fills p, however slowly it comes.
+func (c *Conn) readPayload(p []byte) error {
+	for since := c.age(); ; {
+		n, err := c.in.read(p)
+		if p = p[n:]; len(p) == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if now := c.age(); now-since > reassureAfter {
+			since = now
+			c.mu.Lock()
+			c.reassureLocked()
+			c.mu.Unlock()
+		}
+	}
+}
+
+func (c *Conn) handleLocked(f frame) error {
+	switch f.kind {
+	case frameData, frameDataFin:
+		return c.onDataLocked(f)
+	case framePing:
+		c.pong, c.pongValue = true, f.value
+		c.kickLocked()
+		return c.chargeLocked()
+	case framePong:
+		return c.onPongLocked(f.value)
+	case frameCredit:
+		if f.value > c.sendLimit {
+			c.sendLimit = f.value
+			c.kickLocked()
+		}
+		return nil
+	case frameStreams:
+		if f.value > c.openLimit {
+			c.openLimit = f.value
+			c.changed.Broadcast()
+		}
+		return nil
+	case frameGoAway:
+		return c.onGoAwayLocked(f.value)
+	case frameClose:
+		return &ConnError{Code: Code(f.value), Remote: true, Reason: printable(f.data)}
+	case frameSettings:
+		return violation(CodeProtocol, "settings stand twice")
+	}
+	if f.kind >= frameExtension {
+		return c.chargeLocked()
+	}
+	s, err := c.findLocked(f.stream)
+	if s == nil || err != nil {
+		return err
+	}
+	switch f.kind {
+	case frameStreamCredit:
+		c.onStreamCreditLocked(s, f.value)
+	case frameBlocked:
+		c.onBlockedLocked(s, f.value)
+	case frameStop:
+		code := Code(f.value)
+		s.cutWriteLocked(code, &StreamError{Code: code, Remote: true})
+	case frameReset:
+		return c.onResetLocked(s, Code(f.value), f.offset)
+	}
+	return nil
+}
+
+// findLocked returns the stream with that id, having opened it if the peer
+// may and has not yet; nil means that it has ended and was forgotten.
+func (c *Conn) findLocked(id uint64) (*Stream, error) {
+	if s := c.streams[id]; s != nil {
+		return s, nil
+	}
+	number := id >> 1
+	if id&1 == c.ours {
+		if number >= c.opened {
+			return nil, violation(CodeProtocol, "stream %d was never opened", id)
+		}
+		return nil, nil
+	}
+	if number < c.arrived {
+		return nil, nil
+	}
+	if number >= c.arriveSaid {
+		return nil, violation(CodeStreamLimit, "stream %d, at most %d were allowed", id, c.arriveSaid)
+	}
+	// RFC 9000, section 3.2: opening a stream opens those before it.
+	for ; c.arrived <= number; c.arrived++ {
+		s := c.addStreamLocked(c.arrived<<1 | c.ours ^ 1)
+		s.announced = true
+		if c.away && c.arrived >= c.takeLimit {
+			refused := &StreamError{Code: CodeRefused}
+			s.cutWriteLocked(CodeRefused, refused)
+			s.stopReadLocked(CodeRefused, refused)
+			continue
+		}
+		c.accept.push(s)
+		c.acceptable.Signal()
+	}
+	return c.streams[id], nil
+}
+
+// admitLocked checks a frame of n bytes of data against every limit. It
+// returns the stream, or nil when the bytes are of no use to anybody, and how
+// many of the first bytes are known already.
+func (c *Conn) admitLocked(id, offset uint64, n int, fin bool) (s *Stream, known int, err error) {
+	s, err = c.findLocked(id)
+	if s == nil || err != nil {
+		return nil, 0, err
+	}
+	end := offset + uint64(n)
+	switch {
+	case s.finalKnown && (end > s.final || fin && end != s.final), fin && end < s.received:
+		return nil, 0, violation(CodeFinalSize, "stream %d", id)
+	case s.finalKnown:
+		return nil, 0, nil
+	case offset > s.received:
+		return nil, 0, violation(CodeProtocol, "stream %d: a gap from %d to %d", id, s.received, offset)
+	case end > s.receiveSaid:
+		return nil, 0, violation(CodeFlowControl, "stream %d: %d bytes of %d", id, end, s.receiveSaid)
+	}
+	known = int(min(s.received-offset, uint64(n)))
+	if c.received+uint64(n-known) > c.receiveSaid {
+		return nil, 0, violation(CodeFlowControl, "all streams: %d bytes of %d", c.received+uint64(n-known), c.receiveSaid)
+	}
+	return s, known, nil
+}
+
+func (c *Conn) onDataLocked(f frame) error {
+	fin := f.kind == frameDataFin
+	arrivedBefore := c.arrived
+	s, known, err := c.admitLocked(f.stream, f.offset, len(f.data), fin)
+	if s == nil || err != nil {
+		return err
+	}
+	fresh := f.data[known:]
+	if len(fresh) == 0 && !fin && c.arrived == arrivedBefore {
+		return c.chargeLocked() // neither bytes, nor an end, nor a new stream
+	}
+	c.countLocked(s, len(fresh))
+	if s.deaf || s.readErr != nil {
+		c.consumeLocked(s, len(fresh))
+	} else if len(fresh) > 0 {
+		s.arrived.put(fresh)
+		c.in.wakes(s)
+	}
+	if fin {
+		c.finishLocked(s)
+	}
+	return nil
+}
+
+// countLocked notes n new bytes of s.
+func (c *Conn) countLocked(s *Stream, n int) {
+	s.received += uint64(n)
+	c.received += uint64(n)
+	c.reassureLocked()
+}
+
+// reassureLocked tells a peer whose bytes are arriving, and to whom we have
+// said nothing for long, that they do. Its ping may be standing in line
+// behind them.
+func (c *Conn) reassureLocked() {
+	if c.age()-c.wroteAt < reassureAfter {
+		return
+	}
+	c.wroteAt = c.age()
+	c.receiveSaid = c.consumed + c.cfg.budget()
+	c.controlLocked(frame{kind: frameCredit, value: c.receiveSaid})
+}
+
+// finishLocked notes that the peer sends no more on s.
+func (c *Conn) finishLocked(s *Stream) {
+	s.final, s.finalKnown = s.received, true
+	if s.readErr == nil {
+		s.readErr = io.EOF
+	}
+	c.in.wakes(s)
+	c.settleLocked(s)
+}
+
+// onResetLocked notes that the peer's direction of s was cut at final. What
+// arrived and was not read is thrown away, and what will never arrive is
+// settled: RFC 9000, section 4.5.
+func (c *Conn) onResetLocked(s *Stream, code Code, final uint64) error {
+	switch {
+	case s.finalKnown && final != s.final, final < s.received:
+		return violation(CodeFinalSize, "stream %d", s.id)
+	case s.finalKnown:
+		return nil
+	case final > s.receiveSaid || final-s.received > c.receiveSaid-c.received:
+		return violation(CodeFlowControl, "stream %d was reset at %d", s.id, final)
+	}
+	rest := int(final - s.received)
+	c.countLocked(s, rest)
+	c.consumeLocked(s, rest)
+	s.discardLocked()
+	if s.readErr == nil {
+		s.readErr = &StreamError{Code: code, Remote: true}
+	}
+	unaccepted := s.links[linkAccept].of != nil
+	s.final, s.finalKnown = final, true
+	c.in.wakes(s)
+	c.settleLocked(s)
+	if unaccepted {
+		return c.chargeLocked() // opened for nothing
+	}
+	return nil
+}
+
+func (c *Conn) onStreamCreditLocked(s *Stream, limit uint64) {
+	if limit <= s.sendLimit {
+		return
+	}
+	s.sendLimit = limit
+	c.queueLocked(s)
+}
+
+func (c *Conn) onGoAwayLocked(take uint64) error {
+	if c.peerAway {
+		return c.chargeLocked()
+	}
+	if take > c.opened {
+		return violation(CodeProtocol, "go-away after %d streams of %d", take, c.opened)
+	}
+	c.peerAway = true
+	close(c.gone)
+	c.changed.Broadcast()
+	return nil
+}
+
+// consumeLocked notes that n bytes of s have been read or thrown away, and
+// returns their credit.
+func (c *Conn) consumeLocked(s *Stream, n int) {
+	s.consumed += uint64(n)
+	c.consumed += uint64(n)
+	// A quarter of the budget is worth a frame; less is, when the peer has
+	// not even that left because others hold the rest.
+	budget := c.cfg.budget()
+	if c.consumed+budget-c.receiveSaid >= min(budget/4, max(1, c.receiveSaid-c.received)) {
+		c.receiveSaid = c.consumed + budget
+		c.controlLocked(frame{kind: frameCredit, value: c.receiveSaid})
+	}
+	c.offerCreditLocked(s)
+}
+
+// onBlockedLocked notes that the peer waits for credit.
+func (c *Conn) onBlockedLocked(s *Stream, at uint64) {
+	if at <= s.heldUpAt {
+		return
+	}
+	s.heldUp, s.heldUpAt, s.isHeldUp = c.age(), at, true
+	c.offerCreditLocked(s)
+}
+
+// offerCreditLocked gives the peer credit for more of s, once there is enough
+// of it to be worth a frame.
+func (c *Conn) offerCreditLocked(s *Stream) {
+	if s.finalKnown || s.deaf || s.readErr != nil {
+		return
+	}
+	if s.arrived.size == 0 && s.isHeldUp {
+		c.growLocked(s)
+	}
+	if s.consumed+s.window-s.receiveSaid >= s.window/2 {
+		s.receiveSaid = s.consumed + s.window
+		c.controlLocked(frame{kind: frameStreamCredit, stream: s.id, value: s.receiveSaid})
+	}
+}
+
+// growLocked widens the window of s if the peer had to wait for credit while
+// the reader was quick: then the window, and not the reader, sets the pace.
+func (c *Conn) growLocked(s *Stream) {
+	s.isHeldUp = false
+	if c.age()-s.heldUp > max(c.rtt, promptRead) {
+		return
+	}
+	left := c.cfg.budget() - min(c.cfg.budget(), c.windows)
+	more := min(3*s.window, left, c.cfg.streamWindow()-min(c.cfg.streamWindow(), s.window))
+	s.window += more
+	c.windows += more
+}
+
+// chargeLocked counts a frame that carried nothing, and ends the Conn when
+// there are too many of them.
+func (c *Conn) chargeLocked() error {
+	if c.allowance--; c.allowance >= 0 {
+		return nil
+	}
+	now := c.age()
+	earned := int((now - c.allowedAt).Seconds() * floodRate)
+	if earned == 0 {
+		return violation(CodeFlood, "more than %d frames without content", floodBurst)
+	}
+	c.allowance = min(floodBurst, earned) - 1
+	c.allowedAt = now
+	return nil
+}
+
+// printable makes a peer's text fit for a log.
+func printable(b []byte) string {
+	out := make([]rune, 0, len(b))
+	for _, r := range string(b) {
+		if r < ' ' || r == 0x7f || r == '\ufffd' {
+			r = '?'
+		}
+		out = append(out, r)
+	}
+	return string(out)
+}

@@ -1,0 +1,361 @@
+package mux
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+)
+
+func TestWriterStopsAtItsCredit(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(data(0, 0, ""))
+		s := p.accept()
+		rest := strings.Repeat("x", floorStreamCredit)
+		go s.Write([]byte(rest + "tail"))
+		p.want("as much as the peer's floor allows", data(0, 0, rest))
+		p.want("and that we wait", blocked(0, floorStreamCredit))
+		p.wantQuiet("the rest waits for credit")
+		p.send(streamCredit(0, floorStreamCredit+2))
+		p.want("credit lets it go", data(0, floorStreamCredit, "ta"))
+		p.want("we wait again", blocked(0, floorStreamCredit+2))
+		p.send(streamCredit(0, 1)) // older than what we have: RFC 9000, section 4.1
+		p.wantQuiet("credit never shrinks")
+		p.send(streamCredit(0, 1<<20))
+		p.want("the end", data(0, floorStreamCredit+2, "il"))
+		s.CloseWrite()
+		p.want("the end of our direction", dataFin(0, floorStreamCredit+4, ""))
+	})
+}
+
+func TestSessionsCreditHoldsAllStreams(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		for i := range uint64(5) {
+			p.send(data(2*i, 0, ""), streamCredit(2*i, 1<<20))
+		}
+		whole := strings.Repeat("x", floorCredit/4)
+		for i := range uint64(5) {
+			s := p.accept()
+			go s.Write([]byte(whole))
+			synctest.Wait()
+			if i < 4 {
+				p.want("inside the credit of all", data(2*i, 0, whole))
+			}
+		}
+		p.wantQuiet("four streams have used it up")
+		p.send(number(frameCredit, floorCredit+1))
+		p.want("one byte more", data(8, 0, "x"))
+		p.send(number(frameCredit, 1<<30))
+		p.want("the rest", data(8, 1, whole[1:]))
+	})
+}
+
+func TestReadingReturnsCredit(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(data(0, 0, strings.Repeat("x", firstWindow/2)))
+		p.wantQuiet("nobody has read")
+		s := p.accept()
+		io.ReadFull(s, make([]byte, firstWindow/2))
+		p.want("half a window is worth a frame", streamCredit(0, firstWindow*3/2))
+	})
+}
+
+func TestWindowGrowsWhenItIsWhatHoldsUpThePeer(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(data(0, 0, strings.Repeat("x", firstWindow/2)), data(0, firstWindow/2, strings.Repeat("x", firstWindow/2)))
+		s := p.accept()
+		p.send(blocked(0, firstWindow))
+		io.ReadFull(s, make([]byte, firstWindow))
+		p.want("a reader that is quick gets four times the window", streamCredit(0, firstWindow+4*firstWindow))
+	})
+}
+
+func TestDiscardedBytesReturnTheirCredit(t *testing.T) {
+	cfg := Config{KeepAlive: -1, Budget: 1 << 20}
+	withPeer(t, cfg, func(p *peer) {
+		// Each stream is closed here unread, reset there, or both; none may
+		// take anything from the budget for good.
+		sent := uint64(0)
+		for i := range uint64(200) {
+			id := 2 * i
+			p.send(data(id, 0, strings.Repeat("x", 10_000)))
+			sent += firstWindow
+			s := p.accept()
+			if i%2 == 0 {
+				s.Close()
+			}
+			p.send(reset(id, 0, firstWindow), stop(id, 0))
+			s.Close()
+		}
+		credit := uint64(0)
+		p.conn.GoAway()
+		for f := p.next(); f.kind != frameGoAway; f = p.next() {
+			if f.kind == frameCredit {
+				credit = f.value
+			}
+		}
+		if credit < sent {
+			t.Errorf("the peer was left with %d of %d bytes of credit", credit, sent)
+		}
+	})
+}
+
+func TestResetSaysTheFinalOffset(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(data(0, 0, ""))
+		s := p.accept()
+		s.Write([]byte("four"))
+		p.want("what was written", data(0, 0, "four"))
+		s.Reset(0x105)
+		p.want("both directions end: ours", reset(0, 0x105, 4))
+		p.want("and theirs", stop(0, 0x105))
+		if n := p.conn.NumStreams(); n != 1 {
+			t.Errorf("%d streams; ours is kept until the peer settles its final offset", n)
+		}
+		p.send(reset(0, 0x105, 9))
+		if n := p.conn.NumStreams(); n != 0 {
+			t.Errorf("%d streams after both directions have ended", n)
+		}
+	})
+}
+
+func TestStopIsAnsweredWithAReset(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(data(0, 0, ""))
+		s := p.accept()
+		p.send(stop(0, 0x42))
+		p.want("the sender says where it stopped", reset(0, 0x42, 0))
+		_, err := s.Write([]byte("x"))
+		if e, ok := errors.AsType[*StreamError](err); !ok || e.Code != 0x42 || !e.Remote {
+			t.Errorf("Write gave %v, want the peer's code", err)
+		}
+		p.send(dataFin(0, 0, "still readable"))
+		if got, err := io.ReadAll(s); string(got) != "still readable" || err != nil {
+			t.Errorf("got %q, %v; want the other direction untouched", got, err)
+		}
+	})
+}
+
+func TestEndTravelsWithTheLastBytes(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(data(0, 0, ""))
+		s := p.accept()
+		s.Write([]byte("all of it"))
+		s.CloseWrite()
+		p.want("one frame for both", dataFin(0, 0, "all of it"))
+	})
+}
+
+func TestOpenAnnouncesAStreamThatOnlyListens(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		s, err := p.conn.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.want("the peer may speak first", data(1, 0, ""))
+		p.send(data(1, 0, "hello"))
+		b := make([]byte, 5)
+		if _, err := io.ReadFull(s, b); string(b) != "hello" || err != nil {
+			t.Errorf("got %q, %v", b, err)
+		}
+	})
+}
+
+func TestOpeningAStreamOpensThoseBeforeIt(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(data(4, 0, "third"))
+		for i := range uint64(3) {
+			if s := p.accept(); s.ID() != 2*i {
+				t.Errorf("got stream %d, want %d: RFC 9000, section 3.2", s.ID(), 2*i)
+			}
+		}
+	})
+}
+
+func TestRepeatedFramesChangeNothing(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		for range 3 {
+			p.send(data(0, 0, "abc"), data(0, 1, "bcd"), dataFin(0, 2, "cde"))
+		}
+		s := p.accept()
+		if got, err := io.ReadAll(s); string(got) != "abcde" || err != nil {
+			t.Errorf("got %q, %v; want every byte once", got, err)
+		}
+		s.Close()
+		p.want("our end", dataFin(0, 0, ""))
+		for range 3 { // the stream was forgotten; an id never comes back
+			p.send(data(0, 0, "abc"), dataFin(0, 2, "cde"), reset(0, 0, 5), stop(0, 0), streamCredit(0, 1), blocked(0, 1))
+		}
+		p.wantQuiet("nothing to be said about a stream that has ended")
+	})
+}
+
+func TestPingIsReturned(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(number(framePing, 77))
+		p.want("the same number", number(framePong, 77))
+	})
+}
+
+func TestGoAwayRefusesStreamsUnderWay(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(data(0, 0, "in time"))
+		p.conn.GoAway()
+		p.want("how many were taken", number(frameGoAway, 1))
+		p.send(data(2, 0, "too late"))
+		p.want("nobody has looked at it", reset(2, CodeRefused, 0))
+		p.want("nor will", stop(2, CodeRefused))
+		if s := p.accept(); s.ID() != 0 {
+			t.Errorf("accepted stream %d", s.ID())
+		}
+	})
+}
+
+// TestHostilePeer is the table in docs/protocol.md, row by row.
+func TestHostilePeer(t *testing.T) {
+	big := strings.Repeat("x", maxPayload)
+	raw := func(kind byte, body string) string {
+		return string([]byte{kind, byte(len(body) >> 8), byte(len(body))}) + body
+	}
+	for _, row := range []struct {
+		name  string
+		code  Code
+		bytes string  // sent as they are,
+		send  []frame // and then these
+	}{
+		{"data longer than a frame may be", CodeFrameSize, "\x00\x40\x11", nil},
+		{"more payload than a frame may carry", CodeFrameSize, raw(frameData, "\x00\x00"+big+"x"), nil},
+		{"a control frame longer than 1 KiB", CodeFrameSize, "\x08\x04\x01", nil},
+		{"an extension longer than 1 KiB", CodeFrameSize, "\x40\x04\x01", nil},
+		{"a type that is reserved", CodeProtocol, "\x0d\x00\x01\x00", nil},
+		{"a number in a longer spelling", CodeProtocol, raw(framePing, "\x40\x01"), nil},
+		{"a number cut short", CodeProtocol, raw(framePing, "\xc0\x01"), nil},
+		{"bytes after the last field", CodeProtocol, raw(framePing, "\x01\x01"), nil},
+		{"data without a stream", CodeProtocol, raw(frameData, ""), nil},
+		{"a reason of 257 bytes", CodeFrameSize, raw(frameClose, "\x00"+big[:257]), nil},
+		{"a code of more than 32 bits", CodeProtocol, raw(frameStop, "\x00\xc0\x00\x00\x01\x00\x00\x00\x00"), nil},
+		{"settings twice", CodeProtocol, raw(frameSettings, ""), nil},
+		{"a stream of ours that we never opened", CodeProtocol, "", []frame{data(1, 0, "x")}},
+		{"credit for a stream of ours that we never opened", CodeProtocol, "", []frame{streamCredit(3, 1)}},
+		{"more streams than were allowed", CodeStreamLimit, "", []frame{data(2*16, 0, "")}},
+		{"more bytes than the stream's credit", CodeFlowControl, "", []frame{
+			data(0, 0, big), data(0, maxPayload, big), data(0, 2*maxPayload, "x"),
+		}},
+		{"an offset that skips bytes", CodeProtocol, "", []frame{data(0, 1, "x")}},
+		{"an offset beyond 2^62", CodeProtocol, "", []frame{data(0, maxVarint, "x")}},
+		{"data after the end", CodeFinalSize, "", []frame{dataFin(0, 0, "abc"), data(0, 3, "d")}},
+		{"an end that moves", CodeFinalSize, "", []frame{dataFin(0, 0, "abc"), dataFin(0, 0, "ab")}},
+		{"an end before what was sent", CodeFinalSize, "", []frame{data(0, 0, "abc"), dataFin(0, 0, "ab")}},
+		{"a reset before what was sent", CodeFinalSize, "", []frame{data(0, 0, "abc"), reset(0, 0, 2)}},
+		{"a reset after another end", CodeFinalSize, "", []frame{dataFin(0, 0, "abc"), reset(0, 0, 4)}},
+		{"a reset beyond the stream's credit", CodeFlowControl, "", []frame{reset(0, 0, firstWindow+1)}},
+		{"go-away after more streams than there are", CodeProtocol, "", []frame{number(frameGoAway, 1)}},
+		{"a flood of pings", CodeFlood, strings.Repeat(raw(framePing, "\x01"), floodBurst+1), nil},
+		{"a flood of answers to no ping", CodeFlood, strings.Repeat(raw(framePong, "\x05"), floodBurst+1), nil},
+		{"a flood of empty data", CodeFlood, strings.Repeat(raw(frameData, "\x00\x00"), floodBurst+2), nil},
+		{"a flood of extensions", CodeFlood, strings.Repeat(raw(frameExtension, ""), floodBurst+1), nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			withPeer(t, Config{KeepAlive: -1, MaxStreams: 16}, func(p *peer) {
+				go p.link.Write([]byte(row.bytes))
+				for _, f := range row.send {
+					p.write(string(appendFrame(nil, f)))
+				}
+				p.wantEnd(row.code)
+			})
+		})
+	}
+}
+
+// TestOpenAndResetFlood is its own, because each stream needs leave.
+func TestOpenAndResetFlood(t *testing.T) {
+	withPeer(t, Config{KeepAlive: -1, MaxStreams: 16}, func(p *peer) {
+		go io.Copy(io.Discard, p.link)
+		for i := range uint64(2 * floodBurst) {
+			b := appendFrame(nil, data(2*i, 0, "x"))
+			b = appendFrame(b, reset(2*i, 0, 1))
+			b = appendFrame(b, stop(2*i, 0))
+			if _, err := p.link.Write(b); err != nil {
+				break
+			}
+			synctest.Wait()
+		}
+		<-p.conn.Done()
+		if e, ok := errors.AsType[*ConnError](p.conn.Err()); !ok || e.Code != CodeFlood {
+			t.Errorf("got %v, want CodeFlood", p.conn.Err())
+		}
+	})
+}
+
+func TestExtensionsAreSkipped(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(frame{kind: frameExtension + 5, data: []byte("from the future")}, data(0, 0, "now"))
+		b := make([]byte, 3)
+		if _, err := io.ReadFull(p.accept(), b); string(b) != "now" || err != nil {
+			t.Errorf("got %q, %v", b, err)
+		}
+	})
+}
+
+func TestBeginningsThatAreRefused(t *testing.T) {
+	setting := func(pairs ...uint64) string {
+		var body []byte
+		for _, v := range pairs {
+			body = appendVarint(body, v)
+		}
+		return preface + string(appendFrame(nil, frame{kind: frameSettings, data: body}))
+	}
+	for _, row := range []struct {
+		name, bytes string
+		code        Code
+	}{
+		{"another protocol", "GET / HTTP/1.1\r\n", CodeVersion},
+		{"another version", "culvmux\x02", CodeVersion},
+		{"no settings", preface + "\x08\x00\x01\x01", CodeProtocol},
+		{"a setting below its floor", setting(settingCredit, 1), CodeProtocol},
+		{"a setting twice", setting(settingStreams, 100, settingStreams, 100), CodeProtocol},
+		{"half a setting", setting(settingStreams), CodeProtocol},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := rawPeer(t, quietly)
+				p.write(row.bytes)
+				p.wantEnd(row.code)
+				p.conn.Close()
+				p.link.Close()
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p := rawPeer(t, quietly)
+		p.write(setting(99, 1, 1<<40, 7)) // of a newer peer
+		p.send(number(framePing, 5))
+		p.want("settings of a newer peer are ignored", number(framePong, 5))
+		p.conn.Close()
+		p.link.Close()
+	})
+}
+
+// FuzzFrame: there is one spelling for every frame, and no other is accepted.
+func FuzzFrame(f *testing.F) {
+	for _, fr := range []frame{
+		data(4, 1<<20, "payload"), dataFin(0, 0, ""), reset(8, 0x101, 1<<40), stop(1, 0),
+		streamCredit(2, 1<<14), blocked(2, 63), number(frameCredit, 64), number(framePing, maxVarint),
+		{kind: frameClose, value: 2, data: []byte("why")}, {kind: frameSettings, data: appendSettings(nil, floorSettings)},
+	} {
+		f.Add(fr.kind, appendFrame(nil, fr)[frameHeader:])
+	}
+	f.Fuzz(func(t *testing.T, kind byte, body []byte) {
+		fr, err := parseFrame(kind, body)
+		if err != nil {
+			if !errors.As(err, new(*ConnError)) {
+				t.Errorf("%v is no *ConnError", err)
+			}
+			return
+		}
+		if got := appendFrame(nil, fr)[frameHeader:]; string(got) != string(body) {
+			t.Errorf("read % x but would write % x", body, got)
+		}
+	})
+}

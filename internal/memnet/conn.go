@@ -84,8 +84,11 @@ type half struct {
 	link Link
 
 	mu            sync.Mutex // guards the fields below
-	changed       sync.Cond
-	pieces        []piece
+	readable      sync.Cond
+	writable      sync.Cond
+	pieces        []piece   // in the order in which they were written
+	leaving       int       // pieces[leaving:] are still in the sender's buffer,
+	waiting       int       // which holds so many bytes
 	free          time.Time // when the link will have sent all it was given
 	end           error     // what the reader gets when the pieces are read
 	writeErr      error
@@ -93,7 +96,8 @@ type half struct {
 	deaf          bool // nobody reads any more
 	readDeadline  deadline
 	writeDeadline deadline
-	alarm         *time.Timer // for the next moment at which something changes
+	readAlarm     *time.Timer // for the next moment at which there is something to read
+	writeAlarm    *time.Timer // and for the next at which there is room
 }
 
 type deadline struct {
@@ -108,7 +112,7 @@ func newHalf(l Link) *half {
 		l.Buffer = 64 << 10
 	}
 	h := &half{link: l}
-	h.changed.L = &h.mu
+	h.readable.L, h.writable.L = &h.mu, &h.mu
 	return h
 }
 
@@ -126,9 +130,13 @@ func (h *half) write(p []byte) (n int, err error) {
 		case len(p) == 0:
 			return n, nil
 		}
-		room := h.link.Buffer - h.waitingLocked()
-		if room <= 0 {
-			h.changed.Wait()
+		h.departLocked()
+		room := h.link.Buffer - h.waiting
+		if room < min(len(p), segment, h.link.Buffer) { // crumbs would stay crumbs for ever
+			if h.link.Rate > 0 && !h.silent {
+				wakeAt(&h.writeAlarm, h.pieces[h.leaving].left, h.wakeWriters)
+			}
+			h.writable.Wait()
 			continue
 		}
 		part := p[:min(len(p), room, segment)]
@@ -143,30 +151,23 @@ func (h *half) write(p []byte) (n int, err error) {
 			left = h.free
 		}
 		h.pieces = append(h.pieces, piece{left, left.Add(h.link.Delay), append([]byte(nil), part...)})
-		h.changed.Broadcast()
+		h.waiting += len(part)
+		if len(h.pieces) == 1 {
+			h.readable.Broadcast()
+		}
 	}
 }
 
-// waitingLocked counts the bytes in the sender's buffer. Without a rate, that
-// is whatever the reader has not taken; with one, what the link has not sent.
+// departLocked notes what has left the sender's buffer. Without a rate, that
+// is what the reader has taken; with one, what the link has had time to send.
 // A silent link sends nothing.
-func (h *half) waitingLocked() (n int) {
-	now := time.Now()
-	for i := range h.pieces {
-		p := &h.pieces[i]
-		if h.link.Rate == 0 || h.silent || p.left.After(now) {
-			n += len(p.data)
-		}
+func (h *half) departLocked() {
+	if h.link.Rate == 0 || h.silent {
+		return
 	}
-	if h.link.Rate > 0 && n > 0 && !h.silent {
-		for i := range h.pieces {
-			if h.pieces[i].left.After(now) {
-				h.wakeAtLocked(h.pieces[i].left)
-				break
-			}
-		}
+	for now := time.Now(); h.leaving < len(h.pieces) && !h.pieces[h.leaving].left.After(now); h.leaving++ {
+		h.waiting -= len(h.pieces[h.leaving].data)
 	}
-	return n
 }
 
 func (h *half) read(p []byte) (int, error) {
@@ -180,36 +181,59 @@ func (h *half) read(p []byte) (int, error) {
 			return 0, net.ErrClosed
 		case h.silent:
 		case len(h.pieces) > 0 && !h.pieces[0].due.After(time.Now()):
+			h.departLocked()
 			n := copy(p, h.pieces[0].data)
+			if h.link.Rate == 0 {
+				h.waiting -= n
+				h.writable.Broadcast()
+			}
 			if h.pieces[0].data = h.pieces[0].data[n:]; len(h.pieces[0].data) == 0 {
 				h.pieces = h.pieces[1:]
+				h.leaving = max(0, h.leaving-1)
 			}
-			h.changed.Broadcast()
 			return n, nil
 		case len(h.pieces) > 0:
-			h.wakeAtLocked(h.pieces[0].due)
+			wakeAt(&h.readAlarm, h.pieces[0].due, h.wakeReaders)
 		case h.end != nil:
 			return 0, h.end
 		}
 		if len(p) == 0 {
 			return 0, nil
 		}
-		h.changed.Wait()
+		h.readable.Wait()
 	}
 }
 
-// wakeAtLocked makes those who wait look again at t, or before.
-func (h *half) wakeAtLocked(t time.Time) {
-	if h.alarm != nil {
-		h.alarm.Stop()
+// wakeAt makes f run at t, and no more when it was to run before.
+func wakeAt(alarm **time.Timer, t time.Time, f func()) {
+	if *alarm != nil {
+		(*alarm).Stop()
 	}
-	h.alarm = time.AfterFunc(time.Until(t), h.wake)
+	*alarm = time.AfterFunc(time.Until(t), f)
 }
 
+func (h *half) wakeReaders() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.readable.Broadcast()
+}
+
+func (h *half) wakeWriters() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.writable.Broadcast()
+}
+
+// wake makes everybody look again.
 func (h *half) wake() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.changed.Broadcast()
+	h.wakeLocked()
+}
+
+func (h *half) wakeLocked() {
+	h.readable.Broadcast()
+	h.writable.Broadcast()
 }
 
 func (h *half) setDeadline(d *deadline, t time.Time) error {
@@ -222,7 +246,7 @@ func (h *half) setDeadline(d *deadline, t time.Time) error {
 	if !t.IsZero() {
 		d.timer = time.AfterFunc(time.Until(t), h.wake)
 	}
-	h.changed.Broadcast()
+	h.wakeLocked()
 	return nil
 }
 
@@ -235,7 +259,7 @@ func (h *half) finish(err error) error {
 	if h.writeErr == nil {
 		h.writeErr = syscall.EPIPE
 	}
-	h.changed.Broadcast()
+	h.wakeLocked()
 	return nil
 }
 
@@ -243,31 +267,32 @@ func (h *half) abandon(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.writeErr = err
-	h.changed.Broadcast()
+	h.wakeLocked()
 }
 
 func (h *half) closeReader() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.deaf, h.pieces = true, nil
-	for _, t := range []*time.Timer{h.alarm, h.readDeadline.timer, h.writeDeadline.timer} {
+	h.deaf, h.pieces, h.leaving, h.waiting = true, nil, 0, 0
+	for _, t := range []*time.Timer{h.readAlarm, h.writeAlarm, h.readDeadline.timer, h.writeDeadline.timer} {
 		if t != nil {
 			t.Stop()
 		}
 	}
-	h.changed.Broadcast()
+	h.wakeLocked()
 }
 
 func (h *half) fail(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.pieces, h.end, h.writeErr = nil, err, err
-	h.changed.Broadcast()
+	h.pieces, h.leaving, h.waiting = nil, 0, 0
+	h.end, h.writeErr = err, err
+	h.wakeLocked()
 }
 
 func (h *half) silence() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.silent = true
-	h.changed.Broadcast()
+	h.wakeLocked()
 }

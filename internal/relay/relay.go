@@ -87,7 +87,7 @@ func (p *pair) oneWay(dst, src HalfCloser) (n int64) {
 
 // broken ends both conns. What comes after the first error follows from it.
 func (p *pair) broken(err error) {
-	err, _ = p.note(err)
+	_, err = p.note(err)
 	Sever(p.a, err)
 	Sever(p.b, err)
 }
@@ -95,20 +95,20 @@ func (p *pair) broken(err error) {
 // refused gives dst, which takes nothing more, the time for its last words. If
 // it has said them already, all is said, and Pipe closes both in good order.
 func (p *pair) refused(dst HalfCloser, err error) {
-	if _, ended := p.note(err); ended == 0 {
+	if ended, _ := p.note(err); ended == 0 {
 		dst.SetReadDeadline(time.Now().Add(lastWords))
 	}
 }
 
-// note keeps err if it is the first, and returns the first, and how many
-// directions came to their end before it.
-func (p *pair) note(err error) (first error, ended int) {
+// note keeps err if it is the first, and returns how many directions came to
+// their end before it, and the first.
+func (p *pair) note(err error) (ended int, first error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err == nil {
 		p.err = err
 	}
-	return p.err, p.ended
+	return p.ended, p.err
 }
 
 // Sever closes c in a way that its peer can tell from an orderly end, as far as

@@ -1,0 +1,35 @@
+package culvert
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	firstWait = 250 * time.Millisecond
+	maxWait   = 30 * time.Second
+
+	// stable is how long a session must last before its end counts as the
+	// first failure, and not as one more.
+	stable = 10 * time.Second
+
+	// longestWish is as long as a node can make us stay away.
+	longestWish = 5 * time.Minute
+)
+
+// A backoff says how long to wait before the next attempt: full jitter, a
+// random part of a time that doubles from firstWait up to maxWait, so that a
+// thousand agents of a node that has restarted do not come back as one.
+type backoff struct{ failures int }
+
+// next returns the wait after a session that lasted so long (0 if it did not
+// begin). atLeast is the node's wish; jitter comes on top of it, for the same
+// wish was told to everybody.
+func (b *backoff) next(lasted, atLeast time.Duration) time.Duration {
+	if lasted >= stable {
+		b.failures = 0
+	}
+	most := min(firstWait<<min(b.failures, 16), maxWait)
+	b.failures++
+	return min(atLeast, longestWish) + rand.N(most+1)
+}

@@ -1,0 +1,116 @@
+package culvert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/culvertd/culvert/internal/relay"
+)
+
+// parting is how long visitors in flight may take to finish after the listener
+// has ended by itself.
+const parting = 5 * time.Second
+
+// Forward joins each visitor that ln accepts with a conn of its own to the
+// service at target, spelled as [ParseTarget] has it, until ctx or ln ends. It
+// dials nothing else. A service that is away costs its visitors an error, and
+// the tunnel nothing.
+//
+// Forward owns ln, and closes it. When ctx ends it cuts visitors in flight and
+// returns the cause of ctx; when ln ends it lets them finish for a few seconds
+// and returns the error of Accept. By the time it returns, everything that it
+// started has ended.
+//
+// Any listener will do. From a [Listener] visitors also learn in what way the
+// service failed, and its agent reports it.
+func Forward(ctx context.Context, ln net.Listener, target string) error {
+	defer ln.Close()
+	t, err := ParseTarget(target)
+	if err != nil {
+		return err
+	}
+	visits, cut := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cut()
+	defer context.AfterFunc(ctx, func() { ln.Close() })()
+
+	for {
+		conn, err := ln.Accept()
+		if err == nil {
+			wg.Go(func() { serve(visits, conn, t) })
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		waitAtMost(ctx, &wg, parting)
+		return err
+	}
+}
+
+// waitAtMost waits for wg, but not beyond d or ctx. Its goroutine ends with wg.
+func waitAtMost(ctx context.Context, wg *sync.WaitGroup, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	go func() {
+		wg.Wait()
+		cancel()
+	}()
+	<-ctx.Done()
+}
+
+// serve joins one visitor with the service.
+func serve(ctx context.Context, conn net.Conn, t Target) {
+	defer func() {
+		if v := recover(); v != nil { // one visitor must not take the others with it
+			relay.Sever(conn, fmt.Errorf("BUG: panic: %v", v))
+			report(conn, fmt.Errorf("BUG: panic: %v\n%s", v, debug.Stack()))
+		}
+	}()
+	service, err := t.dial(ctx)
+	if err != nil {
+		if ctx.Err() != nil { // not the service's fault
+			err = context.Cause(ctx)
+		} else {
+			report(conn, err)
+		}
+		relay.Sever(conn, err)
+		return
+	}
+	defer context.AfterFunc(ctx, func() {
+		relay.Sever(conn, context.Cause(ctx))
+		relay.Sever(service, context.Cause(ctx))
+	})()
+	relay.Pipe(halfCloser(conn), service)
+}
+
+// report tells the agent that its service failed, if conn has an agent.
+func report(conn net.Conn, err error) {
+	if c, ok := conn.(*Conn); ok {
+		l := c.listener
+		l.agent.emit(Event{Kind: EventServiceFailed, Name: l.Name(), URL: l.URL(), Err: err})
+	}
+}
+
+func halfCloser(conn net.Conn) relay.HalfCloser {
+	if c, ok := conn.(relay.HalfCloser); ok {
+		return c
+	}
+	return whole{conn}
+}
+
+// A whole conn cannot end by halves, so it ends when the service has spoken.
+type whole struct{ net.Conn }
+
+func (w whole) CloseWrite() error {
+	if err := w.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}

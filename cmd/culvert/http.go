@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvertd/culvert"
+)
+
+func (c *cli) httpCommand() *cobra.Command {
+	var tunnel culvert.Tunnel
+	cmd := c.command("http TARGET [flags]", "Give a web service a public URL", exactly("TARGET"), func(ctx context.Context, args []string) error {
+		return c.http(ctx, args[0], tunnel)
+	})
+	cmd.Long = `Give a web service a public URL, until it is stopped.
+
+TARGET is where the service is:
+  3000                   port 3000 of this machine
+  host:port              a service elsewhere that this machine can reach
+  http://host[:port]     the same
+  https://host[:port]    a service with TLS, whose certificate is verified
+  unix:/path             a socket in the file system
+
+The URL is the only thing on stdout. A service that is not there (yet) costs its
+visitors an error, and the tunnel nothing.`
+	cmd.Flags().StringVar(&tunnel.Name, "name", "", "the `name` to be had; it stays yours (default: a random one)")
+	cmd.Flags().StringVar(&tunnel.HostHeader, "host-header", "", "what the service gets as `host`, if it answers only to that (default: the public one)")
+	c.connectionFlags(cmd)
+	cmd.Flags().StringVar(&c.flags.Server, "server", "", "the node, as `host[:port]` (CULVERT_SERVER; default: the one of culvert login)")
+	cmd.Flags().BoolVar(&c.json, "json", false, "events on stdout, one JSON object a line, in place of the URL")
+	cmd.Flags().BoolVarP(&c.quiet, "quiet", "q", false, "nothing on stderr but why it failed")
+	return cmd
+}
+
+// http is all of "culvert http". It goes in by the front door: whatever it can
+// do, an importer of the package can do as well.
+func (c *cli) http(ctx context.Context, target string, tunnel culvert.Tunnel) error {
+	if _, err := culvert.ParseTarget(target); err != nil {
+		return &usageError{text: err.Error()}
+	}
+	agent, err := c.agent()
+	if err != nil {
+		return err
+	}
+	agent.OnEvent = (&teller{cli: c, target: target}).tell
+	defer agent.Close()
+
+	ln, err := agent.Listen(ctx, tunnel)
+	if err == nil {
+		if !c.json {
+			fmt.Fprintln(c.out, ln.URL())
+		}
+		err = culvert.Forward(ctx, ln, target)
+	}
+	if ctx.Err() != nil { // we were asked to stop
+		return nil
+	}
+	return err
+}

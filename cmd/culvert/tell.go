@@ -1,0 +1,131 @@
+package main
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/culvertd/culvert"
+)
+
+// again is how soon the same line may be said again.
+const again = 10 * time.Second
+
+// A teller says on stderr what happens to an agent, or on stdout in JSON.
+type teller struct {
+	cli    *cli
+	target string
+
+	mu   sync.Mutex // guards the fields below, and the order of lines
+	last string
+	when time.Time
+}
+
+func (t *teller) tell(e culvert.Event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.cli.json {
+		json.NewEncoder(t.cli.out).Encode(e)
+		return
+	}
+	switch e.Kind {
+	case culvert.EventConnected:
+		t.say(fmt.Sprintf("connected to %s", e.Server), nil)
+	case culvert.EventReady:
+		t.say(fmt.Sprintf("visitors of %s come to %s", e.URL, t.target), nil)
+	case culvert.EventDisconnected:
+		if e.Retry > 0 { // or else it is the end, and will be said as such
+			t.say(fmt.Sprintf("%v; trying again", e.Err), e.Err)
+		}
+	case culvert.EventRefused:
+		t.say(fmt.Sprintf("%v; asking again", e.Err), e.Err)
+	case culvert.EventServiceFailed:
+		t.say(fmt.Sprintf("a visitor could not be served: %v", e.Err), e.Err)
+	case culvert.EventDraining:
+		t.say("the node is about to restart; coming back then", nil)
+	}
+}
+
+// say prints a line, and what can be done about err, unless it has just done
+// so: a page with a hundred pictures is not to be told of a hundred times.
+func (t *teller) say(line string, err error) {
+	if t.cli.quiet || line == t.last && time.Since(t.when) < again {
+		return
+	}
+	t.last, t.when = line, time.Now()
+	fmt.Fprintf(t.cli.err, "culvert: %s\n", printable(line))
+	if advice := hint(err); advice != "" {
+		fmt.Fprintf(t.cli.err, "hint: %s\n", printable(advice))
+	}
+}
+
+// failed is the last event of a run that did not end as asked.
+func (c *cli) failed(err error, advice string, exit int) {
+	v := struct {
+		Time  time.Time `json:"time"`
+		Event string    `json:"event"`
+		Error string    `json:"error"`
+		Code  string    `json:"code,omitempty"`
+		Hint  string    `json:"hint,omitempty"`
+		Exit  int       `json:"exit"`
+	}{time.Now(), "failed", err.Error(), "", advice, exit}
+	if e, ok := errors.AsType[*culvert.RefusedError](err); ok {
+		v.Code = e.Code
+	}
+	json.NewEncoder(c.out).Encode(v)
+}
+
+// hint says what to do about err, to someone at a terminal; "" if we don't know.
+func hint(err error) string {
+	if e, ok := errors.AsType[*usageError](err); ok {
+		return e.hint
+	}
+	if e, ok := errors.AsType[*culvert.ServiceError](err); ok {
+		return serviceHint(e)
+	}
+	for sentinel, advice := range map[error]string{
+		culvert.ErrUnauthorized:   "ask the operator of the node for a token, then run culvert login again; tokens expire and can be revoked",
+		culvert.ErrRevoked:        "ask the operator of the node for a token, then run culvert login again",
+		culvert.ErrNameTaken:      "choose another with --name",
+		culvert.ErrNameInvalid:    "choose another with --name: letters, digits and hyphens, at most 63",
+		culvert.ErrNameNotAllowed: "choose one with --name that the token is for, or ask the operator of the node",
+		culvert.ErrTooManyTunnels: "stop another tunnel first",
+		culvert.ErrReplaced:       "another culvert of yours holds the name now; stop it, or choose another name with --name",
+		culvert.ErrVersion:        "update culvert, or ask the operator of the node to update it",
+	} {
+		if errors.Is(err, sentinel) {
+			return advice
+		}
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "pass --ca FILE with the CA of the node, if it has its own (DATA/ca/root.pem there); or this is not the node it says it is"
+	}
+	if e, ok := errors.AsType[x509.HostnameError](err); ok {
+		return fmt.Sprintf("the certificate is not for %q; check the name of the server", e.Host)
+	}
+	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok && e.Reason == x509.Expired {
+		return fmt.Sprintf("if the clock of this machine is right (%s), the operator of the node must renew its certificate", time.Now().Format(time.DateTime))
+	}
+	if e, ok := errors.AsType[*net.DNSError](err); ok && e.IsNotFound {
+		return "check the name of the server"
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return "check who may read and write that file"
+	}
+	return ""
+}
+
+func serviceHint(e *culvert.ServiceError) string {
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](e); ok {
+		return "make this machine trust the certificate of the service, or name the service with http:// if it answers to that"
+	}
+	if e.Timeout {
+		return "is the service busy, or behind a firewall?"
+	}
+	return "is the service running?"
+}

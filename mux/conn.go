@@ -291,7 +291,9 @@ func (c *Conn) settleLocked(s *Stream) {
 	if s.id&1 == c.ours {
 		return
 	}
-	c.accept.remove(s) // nobody has asked for it, and there is nothing left to say
+	if c.accept.remove(s) {
+		s.discardLocked() // nobody has asked for it, and nobody will
+	}
 	c.arriveLimit++
 	if c.arriveLimit-c.arriveSaid >= max(1, c.cfg.maxStreams()/4) && !c.away {
 		c.arriveSaid = c.arriveLimit

@@ -81,12 +81,17 @@ func TestDiscardedBytesReturnTheirCredit(t *testing.T) {
 			id := 2 * i
 			p.send(data(id, 0, strings.Repeat("x", 10_000)))
 			sent += firstWindow
-			s := p.accept()
-			if i%2 == 0 {
+			switch i % 3 {
+			case 0: // nobody ever accepts it
+				p.send(reset(id, 0, firstWindow), stop(id, 0))
+			case 1:
+				p.accept().Close()
+				p.send(reset(id, 0, firstWindow), stop(id, 0))
+			case 2:
+				s := p.accept()
+				p.send(reset(id, 0, firstWindow), stop(id, 0))
 				s.Close()
 			}
-			p.send(reset(id, 0, firstWindow), stop(id, 0))
-			s.Close()
 		}
 		credit := uint64(0)
 		p.conn.GoAway()
@@ -116,6 +121,17 @@ func TestResetSaysTheFinalOffset(t *testing.T) {
 		p.send(reset(0, 0x105, 9))
 		if n := p.conn.NumStreams(); n != 0 {
 			t.Errorf("%d streams after both directions have ended", n)
+		}
+	})
+}
+
+func TestWhatArrivedBeforeAResetCanBeRead(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(data(0, 0, "413"), reset(0, 0x102, 5))
+		s := p.accept()
+		got, err := io.ReadAll(s)
+		if e, ok := errors.AsType[*StreamError](err); string(got) != "413" || !ok || e.Code != 0x102 {
+			t.Errorf("got %q, %v; want what arrived, and then the code", got, err)
 		}
 	})
 }

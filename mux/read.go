@@ -374,8 +374,9 @@ func (c *Conn) finishLocked(s *Stream) {
 }
 
 // onResetLocked notes that the peer's direction of s was cut at final. What
-// arrived and was not read is thrown away, and what will never arrive is
-// settled: RFC 9000, section 4.5.
+// arrived can still be read, as after a reset of TCP: it may be the answer that
+// a service gave before it hung up. What will never arrive is settled: RFC
+// 9000, section 4.5.
 func (c *Conn) onResetLocked(s *Stream, code Code, final uint64) error {
 	switch {
 	case s.finalKnown && final != s.final, final < s.received:
@@ -388,7 +389,6 @@ func (c *Conn) onResetLocked(s *Stream, code Code, final uint64) error {
 	rest := int(final - s.received)
 	c.countLocked(s, rest)
 	c.consumeLocked(s, rest)
-	s.discardLocked()
 	if s.readErr == nil {
 		s.readErr = &StreamError{Code: code, Remote: true}
 	}

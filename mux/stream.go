@@ -56,9 +56,10 @@ type Stream struct {
 // will have. Streams of the client are even.
 func (s *Stream) ID() uint64 { return s.id }
 
-// Read reads what has arrived, or waits for it. It gives io.EOF after the
-// peer's CloseWrite or Close, a *StreamError after a reset, and the error of
-// the Conn when that has ended: never io.EOF for a conversation cut short.
+// Read reads what has arrived, or waits for it. After that it gives io.EOF if
+// the peer called CloseWrite or Close, a *StreamError if it called Reset, and
+// the error of the Conn when that has ended: never io.EOF for a conversation
+// cut short.
 func (s *Stream) Read(p []byte) (int, error) {
 	c := s.conn
 	c.mu.Lock()
@@ -243,9 +244,9 @@ func (s *Stream) Close() error {
 	return nil
 }
 
-// Reset cuts both directions at once. What was written may be lost, and the
-// peer's Read and Write give a *StreamError with the code, also those that
-// are waiting.
+// Reset cuts both directions at once. The peer's Write gives a *StreamError
+// with the code, also one that is waiting, and so does its Read when it has
+// read what arrived.
 func (s *Stream) Reset(code Code) {
 	c := s.conn
 	c.mu.Lock()

@@ -170,11 +170,21 @@ func (a *Agent) dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 	if proxy != nil {
 		return dialThrough(ctx, dial, proxy, addr)
 	}
-	conn, err := dial(ctx, "tcp", addr)
+	conn, err := dial(ctx, "tcp", localhost(addr))
 	if err != nil {
 		return nil, &unreachableError{err}
 	}
 	return conn, nil
+}
+
+// localhost turns names under localhost into localhost, which they are (RFC
+// 6761, section 6.3). Browsers and curl do the same; many resolvers do not.
+func localhost(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || !strings.HasSuffix(strings.ToLower(host), ".localhost") {
+		return addr
+	}
+	return net.JoinHostPort("localhost", port)
 }
 
 // upgrade turns conn into a WebSocket at the node's path. On an error conn is

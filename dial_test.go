@@ -312,3 +312,17 @@ func TestSplitServer(t *testing.T) {
 		}
 	}
 }
+
+func TestLocalhostIsHere(t *testing.T) {
+	for addr, want := range map[string]string{
+		"tunnel.localhost:8443": "localhost:8443",
+		"A.B.LOCALHOST:443":     "localhost:443",
+		"localhost:443":         "localhost:443",
+		"notlocalhost:443":      "notlocalhost:443",
+		"localhost.example:443": "localhost.example:443",
+	} {
+		if got := localhost(addr); got != want {
+			t.Errorf("%s is dialled at %s; want %s", addr, got, want)
+		}
+	}
+}

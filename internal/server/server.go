@@ -1,0 +1,395 @@
+// Package server is one node: it builds the rooms, connects them, runs them and
+// stops them. It decides nothing itself.
+//
+// New checks a Config, Run does everything else and returns when all that it
+// started has ended. When Run's ctx ends the node stops taking, tells its
+// agents, waits for the visitors in flight and cuts what is left; Close cuts
+// at once. The package reads no flags, files of settings or environment.
+package server
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/culvertd/culvert/internal/admin"
+	"github.com/culvertd/culvert/internal/auth"
+	"github.com/culvertd/culvert/internal/certs"
+	"github.com/culvertd/culvert/internal/edge"
+	"github.com/culvertd/culvert/internal/name"
+	"github.com/culvertd/culvert/internal/router"
+	"github.com/culvertd/culvert/internal/session"
+	"github.com/culvertd/culvert/internal/store"
+)
+
+// TLS says where certificates come from.
+type TLS string
+
+const (
+	TLSInternal TLS = "internal" // our own CA, under DATA/ca
+	TLSFiles    TLS = "files"    // CertFile and KeyFile, read again when they change
+	TLSOff      TLS = "off"      // plain HTTP, behind a front end that terminates TLS
+)
+
+// Config describes a node.
+type Config struct {
+	// Domain is the node's own host; tunnels are names under it. Required.
+	Domain string
+
+	// Data is the directory of all that is remembered. Required; created, for
+	// this user only, if it is missing. One node at a time has it.
+	Data string
+
+	// Listen is where visitors and agents come in. Empty means ":443".
+	Listen string
+
+	// HTTP is where visitors are sent on to https. Empty means that nobody is.
+	HTTP string
+
+	// TLS says where certificates come from. Empty means TLSInternal.
+	TLS TLS
+
+	// CertFile and KeyFile are PEM files, for TLSFiles only.
+	CertFile, KeyFile string
+
+	// TrustedProxies are the front ends whose X-Forwarded headers are believed.
+	// Nil means nobody's are.
+	TrustedProxies []netip.Prefix
+
+	// PublicPort is the port in the URLs that agents are told. Zero means the
+	// port of Listen, or 443 behind a front end.
+	PublicPort int
+
+	// Drain is how long visitors in flight may take to finish when the node
+	// stops. Zero means 30 seconds; negative means no time at all.
+	Drain time.Duration
+
+	// Software is what agents and operators are told runs here. Empty means
+	// "culvertd".
+	Software string
+
+	// OnReady is called once the node takes visitors and operators. It must not
+	// block. Nil means nobody wants to know.
+	OnReady func(Ready)
+
+	// Log receives what happens. Nil means silence.
+	Log *slog.Logger
+}
+
+// Ready is what is known of a node only once it runs.
+type Ready struct {
+	Listen net.Addr // where visitors and agents come in
+	HTTP   net.Addr // nil if there is none
+	CAFile string   // what visitors and agents must trust; empty unless TLSInternal
+	Tokens bool     // whether there is any token: without one, nobody gets a tunnel
+}
+
+func (c Config) listen() string       { return cmp.Or(c.Listen, ":443") }
+func (c Config) tls() TLS             { return cmp.Or(c.TLS, TLSInternal) }
+func (c Config) drain() time.Duration { return max(0, cmp.Or(c.Drain, 30*time.Second)) }
+func (c Config) software() string     { return cmp.Or(c.Software, "culvertd") }
+
+// ConfigError says which setting is wrong, and why.
+type ConfigError struct {
+	Field  string // as users spell it: domain, cert, …
+	Reason string
+}
+
+func (e *ConfigError) Error() string { return e.Field + ": " + e.Reason }
+
+// Check gives a *ConfigError for the first setting that cannot work, before
+// anything is touched.
+func (c Config) Check() error {
+	host, err := name.Host(c.Domain)
+	switch {
+	case c.Domain == "":
+		return &ConfigError{"domain", "missing: say under which domain tunnels are to be found"}
+	case err != nil:
+		e, _ := errors.AsType[*name.Error](err)
+		return &ConfigError{"domain", fmt.Sprintf("%q: %s", c.Domain, e.Reason)}
+	case host != strings.ToLower(c.Domain):
+		return &ConfigError{"domain", fmt.Sprintf("%q: the host alone, without port or dot at the end", c.Domain)}
+	case len(host) > 253-64:
+		return &ConfigError{"domain", "too long: names of 63 octets have no room before it"}
+	case c.Data == "":
+		return &ConfigError{"data", "missing: say where the node keeps what it must remember"}
+	}
+	if ip, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return &ConfigError{"domain", fmt.Sprintf("%s is an address, and names have no place before one", ip)}
+	}
+	switch c.tls() {
+	case TLSFiles:
+		if c.CertFile == "" || c.KeyFile == "" {
+			return &ConfigError{"tls", "files needs cert and key"}
+		}
+	case TLSInternal, TLSOff:
+		if c.CertFile != "" || c.KeyFile != "" {
+			return &ConfigError{"tls", fmt.Sprintf("cert and key are given, but tls is %q; it should be files", c.tls())}
+		}
+	case "acme":
+		return &ConfigError{"tls", "acme is not there yet; use files, internal or off"}
+	default:
+		return &ConfigError{"tls", fmt.Sprintf("%q; it is one of files, internal, off", c.TLS)}
+	}
+	if c.tls() == TLSOff && len(c.TrustedProxies) == 0 {
+		return &ConfigError{"tls", "off needs trusted-proxy: the address of the front end that speaks TLS"}
+	}
+	if c.tls() == TLSOff && c.HTTP != "" {
+		return &ConfigError{"http", "with tls off, sending visitors on to https is the front end's part"}
+	}
+	if c.tls() != TLSOff && len(c.TrustedProxies) > 0 {
+		return &ConfigError{"trusted-proxy", "is for tls off only: visitors come to this node by themselves"}
+	}
+	for field, addr := range map[string]string{"listen": c.listen(), "http": c.HTTP} {
+		if addr == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return &ConfigError{field, fmt.Sprintf("%q: want HOST:PORT or :PORT", addr)}
+		}
+	}
+	return nil
+}
+
+// Node is one culvertd.
+type Node struct {
+	cfg    Config
+	log    *slog.Logger
+	cut    context.Context // ended by Close; a lifetime, not an argument
+	doCut  context.CancelFunc
+	mu     sync.Mutex // guards the field below
+	called bool
+}
+
+// New checks cfg. It starts and opens nothing.
+func New(cfg Config) (*Node, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	cfg.Domain, _ = name.Host(cfg.Domain)
+	n := &Node{cfg: cfg, log: cmp.Or(cfg.Log, slog.New(slog.DiscardHandler))}
+	n.cut, n.doCut = context.WithCancel(context.Background())
+	return n, nil
+}
+
+// Close cuts everything that Run does, now. Run returns soon after.
+func (n *Node) Close() error {
+	n.doCut()
+	return nil
+}
+
+// Run serves until ctx ends and then drains, or until something that the node
+// cannot do without has failed; that is the error. Run once.
+func (n *Node) Run(ctx context.Context) (err error) {
+	n.mu.Lock()
+	again := n.called
+	n.called = true
+	n.mu.Unlock()
+	if again {
+		return errors.New("BUG: a Node runs once")
+	}
+	defer n.doCut()
+	if err := os.MkdirAll(n.cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	st, err := store.Open(ctx, store.Config{Dir: n.cfg.Data, Log: n.log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	r, err := n.build(ctx, st)
+	if err != nil {
+		return err
+	}
+	return n.serve(ctx, r)
+}
+
+// rooms are the parts of a node that run.
+type rooms struct {
+	edge     *edge.Edge
+	sessions *session.Server
+	admin    *admin.Server
+
+	public, redirect, operator net.Listener // redirect may be nil
+	caFile                     string
+	auth                       *auth.Auth
+}
+
+// build makes the rooms and connects them. Listeners come last; if one fails,
+// those before it are closed again.
+func (n *Node) build(ctx context.Context, st *store.Store) (_ *rooms, err error) {
+	tokens, err := st.Bucket(ctx, "tokens")
+	if err != nil {
+		return nil, err
+	}
+	names, err := st.Bucket(ctx, "names")
+	if err != nil {
+		return nil, err
+	}
+	r := &rooms{auth: auth.New(tokens, names)}
+	getCertificate, err := n.certificates(r)
+	if err != nil {
+		return nil, err
+	}
+
+	suffix := "." + n.cfg.Domain
+	routes := &router.Router{Owned: func(host string) bool {
+		label, ok := strings.CutSuffix(host, suffix)
+		return ok && r.auth.Owned(label)
+	}}
+	r.auth.InUse = func(label string) bool {
+		_, err := routes.Lookup(label + suffix)
+		return err == nil
+	}
+
+	defer func() {
+		if err != nil {
+			r.closeListeners()
+		}
+	}()
+	if r.public, err = net.Listen("tcp", n.cfg.listen()); err != nil {
+		return nil, err
+	}
+	if n.cfg.HTTP != "" {
+		if r.redirect, err = net.Listen("tcp", n.cfg.HTTP); err != nil {
+			return nil, err
+		}
+	}
+	if r.operator, err = admin.Listen(n.cfg.Data); err != nil {
+		return nil, err
+	}
+
+	port := n.publicPort(r.public)
+	r.sessions = &session.Server{
+		Auth: r.auth, Router: routes, Domain: n.cfg.Domain, Software: n.cfg.software(), Log: n.log,
+		PublicURL: func(label string) string { return URL(label+suffix, port) },
+	}
+	r.edge = &edge.Edge{
+		Domain: n.cfg.Domain, GetCertificate: getCertificate, Visitors: routes, Agents: r.sessions,
+		TrustedProxies: n.cfg.TrustedProxies, RedirectPort: port, Log: n.log,
+	}
+	r.admin = &admin.Server{Auth: r.auth, Sessions: r.sessions, Log: n.log, Status: admin.Status{
+		Domain: n.cfg.Domain, Listen: r.public.Addr().String(), TLS: string(n.cfg.tls()),
+		Software: n.cfg.software(), Since: time.Now().UTC().Truncate(time.Second),
+	}}
+	return r, nil
+}
+
+// certificates finds what the edge shows; nil for plain HTTP.
+func (n *Node) certificates(r *rooms) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	switch n.cfg.tls() {
+	case TLSInternal:
+		ca, err := certs.OpenAuthority(filepath.Join(n.cfg.Data, "ca"), n.cfg.Domain)
+		if err != nil {
+			return nil, err
+		}
+		r.caFile = ca.RootPath()
+		return ca.GetCertificate, nil
+	case TLSFiles:
+		pair, err := certs.OpenPair(n.cfg.CertFile, n.cfg.KeyFile, n.log)
+		if err != nil {
+			return nil, err
+		}
+		return pair.GetCertificate, nil
+	}
+	return nil, nil
+}
+
+// serve runs the rooms until ctx ends, drains them, and waits for all.
+func (n *Node) serve(ctx context.Context, r *rooms) error {
+	failed := make(chan error, 3) // one for each room
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer n.doCut() // whatever is left goes before we wait for it
+	run := func(what string, serve func(context.Context, net.Listener) error, ln net.Listener) {
+		wg.Go(func() {
+			err := serve(n.cut, ln)
+			failed <- fmt.Errorf("%s: %w", what, cmp.Or(err, errors.New("ended by itself")))
+		})
+	}
+	run("public listener", r.edge.Serve, r.public)
+	if r.redirect != nil {
+		run("redirect listener", r.edge.ServeRedirect, r.redirect)
+	}
+	run("admin socket", r.admin.Serve, r.operator)
+	n.ready(r)
+
+	var failure error
+	select {
+	case failure = <-failed: // before anybody asked it to end
+	case <-ctx.Done():
+	case <-n.cut.Done():
+	}
+	n.log.Info("node stopping", "drain", n.cfg.drain())
+	n.drain(r)
+	n.log.Info("node stopped")
+	return failure
+}
+
+func (n *Node) ready(r *rooms) {
+	ready := Ready{Listen: r.public.Addr(), CAFile: r.caFile, Tokens: r.auth.Any()}
+	if r.redirect != nil {
+		ready.HTTP = r.redirect.Addr()
+	}
+	n.log.Info("node started", "domain", n.cfg.Domain, "listen", ready.Listen.String(), "tls", string(n.cfg.tls()), "data", n.cfg.Data)
+	if n.cfg.OnReady != nil {
+		n.cfg.OnReady(ready)
+	}
+}
+
+// drain stops taking, tells every agent, and waits for visitors in flight. What
+// is left when the time is up, or when Close is called, is cut.
+func (n *Node) drain(r *rooms) {
+	ctx, cancel := context.WithTimeout(n.cut, n.cfg.drain())
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { n.note("visitors", r.edge.Shutdown(ctx)) })
+	wg.Go(func() { n.note("agents", r.sessions.Shutdown(ctx)) })
+	wg.Wait()
+	r.sessions.Close()
+	r.edge.Close()
+}
+
+// note says that some did not finish in time.
+func (n *Node) note(who string, err error) {
+	if err != nil {
+		n.log.Warn("drain cut short", "who", who, "err", err)
+	}
+}
+
+// publicPort is the port that visitors see.
+func (n *Node) publicPort(ln net.Listener) int {
+	if n.cfg.PublicPort != 0 {
+		return n.cfg.PublicPort
+	}
+	if a, ok := ln.Addr().(*net.TCPAddr); ok && n.cfg.tls() != TLSOff {
+		return a.Port
+	}
+	return 443
+}
+
+func (r *rooms) closeListeners() {
+	for _, ln := range []net.Listener{r.public, r.redirect, r.operator} {
+		if ln != nil {
+			ln.Close()
+		}
+	}
+}
+
+// URL is where visitors of a host find it.
+func URL(host string, port int) string {
+	if port == 443 {
+		return "https://" + host
+	}
+	return fmt.Sprintf("https://%s:%d", host, port)
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"strconv"
+	"syscall"
+
+	"github.com/culvertd/culvert"
+	"github.com/culvertd/culvert/internal/admin"
+	"github.com/culvertd/culvert/internal/server"
+	"github.com/culvertd/culvert/internal/store"
+)
+
+// Exit codes, as in docs/operating.md.
+const (
+	exitOK = iota
+	exitFailed
+	exitUsage
+	exitRefused // and it will be refused again
+)
+
+func exitCode(err error) int {
+	_, usage := errors.AsType[*usageError](err)
+	_, config := errors.AsType[*server.ConfigError](err)
+	answer, answered := errors.AsType[*admin.Error](err)
+	refused, no := errors.AsType[*culvert.RefusedError](err)
+	switch {
+	case usage, config, answered && answer.Code == admin.BadRequest:
+		return exitUsage
+	case errors.Is(err, store.ErrDamaged), answered && answer.Code == admin.NameTaken, no && refused.Final:
+		return exitRefused
+	}
+	return exitFailed
+}
+
+// hint says what to do about err, to someone at a terminal; "" if we don't know.
+func hint(err error) string {
+	if e, ok := errors.AsType[*usageError](err); ok {
+		return e.hint
+	}
+	if e, ok := errors.AsType[*server.ConfigError](err); ok {
+		return configHint(e)
+	}
+	if e, ok := errors.AsType[*admin.Error](err); ok {
+		switch e.Code {
+		case admin.NotFound:
+			return "culvertd token list, name list and session list show what there is"
+		case admin.NameTaken:
+			return "culvertd name list shows whose it is; culvertd name release makes it free"
+		}
+		return ""
+	}
+	switch {
+	case errors.Is(err, store.ErrLocked):
+		return "stop the other culvertd first, or give this one a directory of its own with --data"
+	case errors.Is(err, store.ErrDamaged):
+		return "restore the data directory from a copy; to start anew, with all tokens and names forgotten, move its folder store away"
+	case errors.Is(err, admin.ErrNotRunning):
+		return "start it with culvertd serve, or name its data directory with --data"
+	case errors.Is(err, admin.ErrPermission):
+		return "run this as the user that culvertd runs as"
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "another program has that port; stop it, or choose another with --listen"
+	}
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "listen" {
+		if a, ok := e.Addr.(*net.TCPAddr); ok && errors.Is(err, fs.ErrPermission) && a.Port < 1024 {
+			return "port " + strconv.Itoa(a.Port) + " needs root or CAP_NET_BIND_SERVICE; or choose another with --listen"
+		}
+		if errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return "that address is not one of this machine's"
+		}
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return "check who may read and write there, or choose another directory with --data"
+	}
+	return ""
+}
+
+func configHint(e *server.ConfigError) string {
+	switch e.Field {
+	case "domain":
+		return "culvertd serve --domain tunnel.example.com; both it and *.tunnel.example.com must point to this machine"
+	case "listen", "http":
+		return "for example --listen :443 --http :80"
+	}
+	return ""
+}

@@ -100,7 +100,7 @@ func (c *cli) tokenCommand() *cobra.Command {
 	f := create.Flags()
 	f.StringVar(&ask.Owner, "owner", "", "for `whom` the token speaks; names belong to owners")
 	f.StringSliceVar(&ask.Names, "names", nil, "`patterns` of the names it may claim, as in blog,pi-* (default any)")
-	f.DurationVar(&ask.Expires, "expires", 0, "for how `long` it is valid, as in 720h (default for ever)")
+	f.DurationVar(&ask.Expires, "expires", 0, "a `duration` for which it is valid, as in 720h (default for ever)")
 	f.StringVar(&ask.Note, "note", "", "a `text` for yourself")
 	c.jsonFlag(create)
 

@@ -39,7 +39,7 @@ func (d *door) homePage(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Security-Policy", pagePolicy)
 	h.Set("X-Content-Type-Options", "nosniff")
 	if r.Method == http.MethodGet {
-		w.Write(renderPage(d.domain, "This is a Culvert node. It carries visitors to services that nobody outside can reach.", ""))
+		w.Write(renderPage(d.domain, "This is a Culvert node. It carries visitors to services that nobody outside can reach.", "culvert"))
 	}
 }
 

@@ -1,0 +1,21 @@
+# A newcomer needs two of these: make dev, make test.
+
+TARGET = # of make dev: a service of one's own, say 3000; a built-in page without it
+VULNDB ?= # of make lint: vulnerability data for govulncheck, see tools/lint.sh
+
+.PHONY: build dev test lint check
+
+build: # bin/culvert and bin/culvertd
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/culvert ./cmd/culvertd
+
+dev: build # a node and an agent on this machine; says where to look
+	@bin/culvertd dev $(TARGET)
+
+test: # everything, and what it needs installed first
+	e2e/setup.sh
+	tools/test.sh
+
+lint:
+	VULNDB='$(strip $(VULNDB))' tools/lint.sh
+
+check: lint test # the gate: what a change has to pass

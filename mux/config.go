@@ -45,7 +45,9 @@ const (
 	closeTime = time.Second
 )
 
-func (c Config) budget() uint64 { return uint64(max(1<<20, cmp.Or(c.Budget, 32<<20))) }
+func (c Config) budget() uint64 {
+	return min(uint64(max(1<<20, cmp.Or(c.Budget, 32<<20))), 1<<40)
+}
 
 func (c Config) streamWindow() uint64 {
 	return uint64(max(firstWindow, cmp.Or(c.StreamWindow, int(c.budget()/2))))

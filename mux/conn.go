@@ -2,6 +2,7 @@ package mux
 
 import (
 	"context"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -140,6 +141,10 @@ func (c *Conn) Accept(ctx context.Context) (*Stream, error) {
 	}
 	for {
 		if s := c.accept.pop(); s != nil {
+			if s.settled {
+				c.arriveLimit++
+				c.sayStreamsLocked()
+			}
 			return s, nil
 		}
 		switch {
@@ -185,7 +190,8 @@ func (c *Conn) GoAway() {
 func (c *Conn) PeerGone() <-chan struct{} { return c.gone }
 
 // Shutdown says go-away, waits until no streams are left and closes. When ctx
-// ends first, it closes at once and returns why ctx ended.
+// ends first, it closes at once and returns why ctx ended; when the Conn ends
+// first, with streams left, it returns why that was.
 func (c *Conn) Shutdown(ctx context.Context) error {
 	c.GoAway()
 	stop := context.AfterFunc(ctx, c.wakeAll)
@@ -193,14 +199,18 @@ func (c *Conn) Shutdown(ctx context.Context) error {
 	for len(c.streams) > 0 && c.err == nil && ctx.Err() == nil {
 		c.changed.Wait()
 	}
-	left := len(c.streams) > 0 && c.err == nil
+	var err error
+	switch {
+	case len(c.streams) == 0:
+	case c.err != nil:
+		err = c.err
+	default:
+		err = context.Cause(ctx)
+	}
 	c.mu.Unlock()
 	stop()
 	c.Close()
-	if left {
-		return context.Cause(ctx)
-	}
-	return nil
+	return err
 }
 
 // Close ends the Conn and every stream on it, and closes the net.Conn under
@@ -291,12 +301,24 @@ func (c *Conn) settleLocked(s *Stream) {
 	if s.id&1 == c.ours {
 		return
 	}
+	if s.links[linkAccept].of != nil && s.readErr == io.EOF {
+		return // whole: it keeps its place until Accept has given it out
+	}
 	if c.accept.remove(s) {
-		s.discardLocked() // nobody has asked for it, and nobody will
+		s.discardLocked() // cut before anybody asked for it
 	}
 	c.arriveLimit++
-	if c.arriveLimit-c.arriveSaid >= max(1, c.cfg.maxStreams()/4) && !c.away {
-		c.arriveSaid = c.arriveLimit
-		c.controlLocked(frame{kind: frameStreams, value: c.arriveSaid})
+	c.sayStreamsLocked()
+}
+
+// sayStreamsLocked tells the peer how many streams it may open. It waits while
+// the peer does not read what we say: what ended streams left in out is bounded
+// by that.
+func (c *Conn) sayStreamsLocked() {
+	free := c.arriveLimit - c.arriveSaid
+	if c.away || c.lenLocked() >= maxRoom || free < min(max(1, c.cfg.maxStreams()/4), max(1, c.arriveSaid-c.arrived)) {
+		return
 	}
+	c.arriveSaid = c.arriveLimit
+	c.controlLocked(frame{kind: frameStreams, value: c.arriveSaid})
 }

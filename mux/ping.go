@@ -12,6 +12,8 @@ type pinger struct {
 	pings     uint64        // how many were sent; the last one's number
 	pinging   bool          // one is under way
 	pingSent  time.Duration // and this is when it was sent
+	pongAt    time.Duration // when the last one was answered,
+	pongTook  time.Duration // and how long that took
 	pingWaits []chan time.Duration
 	rtt       time.Duration // smoothed, zero before the first measurement
 	watch     *time.Timer
@@ -31,14 +33,21 @@ func (e ear) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// pingPace is how far apart pings are at least: a peer counts them.
+const pingPace = 5 * time.Millisecond
+
 // Ping measures how long the peer takes to answer, until ctx ends. Calls at
-// the same time share a ping.
+// the same time share a ping, and so do those within a few milliseconds.
 func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
 	answer := make(chan time.Duration, 1)
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
 		return 0, c.err
+	}
+	if !c.pinging && c.pings > 0 && c.age()-c.pongAt < pingPace {
+		defer c.mu.Unlock()
+		return c.pongTook, nil
 	}
 	c.startPingLocked()
 	c.pingWaits = append(c.pingWaits, answer)
@@ -80,7 +89,7 @@ func (c *Conn) onPongLocked(number uint64) error {
 		return c.chargeLocked() // an answer to nothing
 	}
 	took := c.age() - c.pingSent
-	c.pinging = false
+	c.pinging, c.pongAt, c.pongTook = false, c.age(), took
 	if c.rtt == 0 {
 		c.rtt = took
 	} else {

@@ -178,16 +178,23 @@ func (c *Conn) readBig(kind byte, size int) error {
 		k.free()
 	} else {
 		c.countLocked(s, k.w)
-		s.arrived.putChunk(k)
+		if k.w < bigPayload { // most of it was known: hold no chunk for the rest
+			s.arrived.put(k.buf[:k.w])
+			k.free()
+		} else {
+			s.arrived.putChunk(k)
+		}
 		c.in.wakes(s)
 	}
 	if kind == frameDataFin {
 		c.finishLocked(s)
+	} else if n == known {
+		err = c.chargeLocked()
 	}
 	c.mu.Unlock()
 	c.in.wakeReaders()
 	c.in.expectBig()
-	return nil
+	return err
 }
 
 // readPayload fills p, however slowly it comes.
@@ -282,6 +289,7 @@ func (c *Conn) findLocked(id uint64) (*Stream, error) {
 	for ; c.arrived <= number; c.arrived++ {
 		s := c.addStreamLocked(c.arrived<<1 | c.ours ^ 1)
 		s.announced = true
+		s.implied = c.arrived < number
 		if c.away && c.arrived >= c.takeLimit {
 			refused := &StreamError{Code: CodeRefused}
 			s.cutWriteLocked(CodeRefused, refused)
@@ -291,6 +299,7 @@ func (c *Conn) findLocked(id uint64) (*Stream, error) {
 		c.accept.push(s)
 		c.acceptable.Signal()
 	}
+	c.sayStreamsLocked()
 	return c.streams[id], nil
 }
 
@@ -329,6 +338,10 @@ func (c *Conn) onDataLocked(f frame) error {
 	}
 	fresh := f.data[known:]
 	if len(fresh) == 0 && !fin && c.arrived == arrivedBefore {
+		if s.implied { // announced late: streams after it were first
+			s.implied = false
+			return nil
+		}
 		return c.chargeLocked() // neither bytes, nor an end, nor a new stream
 	}
 	c.countLocked(s, len(fresh))
@@ -348,6 +361,7 @@ func (c *Conn) onDataLocked(f frame) error {
 func (c *Conn) countLocked(s *Stream, n int) {
 	s.received += uint64(n)
 	c.received += uint64(n)
+	c.returnCreditLocked()
 	c.reassureLocked()
 }
 
@@ -359,8 +373,16 @@ func (c *Conn) reassureLocked() {
 		return
 	}
 	c.wroteAt = c.age()
+	c.sayCreditLocked()
+}
+
+// sayCreditLocked tells the peer the session's limit as it is by now. There is
+// one place for that in the next batch: a peer that does not read cannot make
+// us pile up more.
+func (c *Conn) sayCreditLocked() {
 	c.receiveSaid = c.consumed + c.cfg.budget()
-	c.controlLocked(frame{kind: frameCredit, value: c.receiveSaid})
+	c.credit = true
+	c.kickLocked()
 }
 
 // finishLocked notes that the peer sends no more on s.
@@ -428,20 +450,25 @@ func (c *Conn) onGoAwayLocked(take uint64) error {
 func (c *Conn) consumeLocked(s *Stream, n int) {
 	s.consumed += uint64(n)
 	c.consumed += uint64(n)
-	// A quarter of the budget is worth a frame; less is, when the peer has
-	// not even that left because others hold the rest.
+	c.returnCreditLocked()
+	c.offerCreditLocked(s)
+}
+
+// returnCreditLocked tells the peer how much it may send on all streams. A
+// quarter of the budget is worth a frame; less is, when the peer has not even
+// that left because others hold the rest. So it is asked when bytes are
+// consumed and also when they arrive.
+func (c *Conn) returnCreditLocked() {
 	budget := c.cfg.budget()
 	if c.consumed+budget-c.receiveSaid >= min(budget/4, max(1, c.receiveSaid-c.received)) {
-		c.receiveSaid = c.consumed + budget
-		c.controlLocked(frame{kind: frameCredit, value: c.receiveSaid})
+		c.sayCreditLocked()
 	}
-	c.offerCreditLocked(s)
 }
 
 // onBlockedLocked notes that the peer waits for credit.
 func (c *Conn) onBlockedLocked(s *Stream, at uint64) {
-	if at <= s.heldUpAt {
-		return
+	if at <= s.heldUpAt || at > s.received {
+		return // said before, or made up
 	}
 	s.heldUp, s.heldUpAt, s.isHeldUp = c.age(), at, true
 	c.offerCreditLocked(s)
@@ -482,11 +509,11 @@ func (c *Conn) chargeLocked() error {
 		return nil
 	}
 	now := c.age()
-	earned := int((now - c.allowedAt).Seconds() * floodRate)
+	earned := int(min((now-c.allowedAt).Seconds()*floodRate, floodBurst))
 	if earned == 0 {
 		return violation(CodeFlood, "more than %d frames without content", floodBurst)
 	}
-	c.allowance = min(floodBurst, earned) - 1
+	c.allowance = earned - 1
 	c.allowedAt = now
 	return nil
 }

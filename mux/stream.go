@@ -47,6 +47,7 @@ type Stream struct {
 	heldUpAt    uint64        // and at which limit
 	final       uint64
 	finalKnown  bool
+	implied     bool  // opened by a later one, and not heard of itself
 	deaf        bool  // what still arrives is thrown away
 	readErr     error // what Read gives when arrived is empty
 	readLimit   deadline
@@ -95,12 +96,16 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 			return total, err
 		}
 		k := s.arrived.pop()
-		c.consumeLocked(s, k.w-k.r)
+		size := k.w - k.r
+		c.consumeLocked(s, size)
 		c.mu.Unlock()
 
 		n, err := w.Write(k.buf[k.r:k.w])
 		k.free()
 		total += int64(n)
+		if err == nil && n < size {
+			err = io.ErrShortWrite
+		}
 		if err != nil {
 			return total, err
 		}
@@ -328,6 +333,7 @@ func (d *deadline) stop() {
 		d.timer = nil
 	}
 	d.number++
+	d.passed = false
 }
 
 func (s *Stream) setLimit(d *deadline, waiting *sync.Cond, t time.Time) {

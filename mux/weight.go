@@ -32,4 +32,9 @@ func (w *weight) heavy() bool {
 	return w.level >= heavyLevel
 }
 
-func (w *weight) add(n int) { w.level = min(maxLevel, w.level+n) }
+func (w *weight) add(n int) {
+	if w.level < heavyLevel/2 && w.level+n >= heavyLevel/2 {
+		w.at = time.Now() // from here on time counts
+	}
+	w.level = min(maxLevel, w.level+n)
+}

@@ -31,8 +31,9 @@ type sender struct {
 	heavy       queue // the others, which take turns
 
 	wroteAt   time.Duration // the age of the Conn when it last wrote
-	pong      bool
+	pong      bool          // one is due, with this number
 	pongValue uint64
+	credit    bool        // the session's limit is to be said
 	cut       *time.Timer // closes the net.Conn if the last words take too long
 }
 
@@ -135,7 +136,7 @@ func (c *Conn) sendNowLocked(s *Stream, p []byte) (n int) {
 
 // creditLocked says how much the peer lets s send.
 func (c *Conn) creditLocked(s *Stream) int {
-	return int(min(s.sendLimit-s.sent, c.sendLimit-c.sent))
+	return int(min(s.sendLimit-s.sent, c.sendLimit-c.sent, maxPayload)) // int may have 32 bits
 }
 
 // sendDataLocked puts a frame with p into the next batch.
@@ -193,7 +194,7 @@ func (c *Conn) unqueueLocked(s *Stream) {
 
 // workLocked says whether there is something for the writer to do.
 func (c *Conn) workLocked() bool {
-	return c.out != nil || c.pong || !c.unannounced.empty() ||
+	return c.out != nil || c.pong || c.credit || !c.unannounced.empty() ||
 		c.sent < c.sendLimit && (!c.light.empty() || !c.heavy.empty())
 }
 
@@ -237,6 +238,7 @@ func (c *Conn) writeLocked() error {
 	out := c.out
 	c.out = nil
 	c.batches++
+	c.sayStreamsLocked() // what a full batch held back
 	c.busy = true
 	began := c.age()
 	c.wroteAt = began
@@ -271,6 +273,10 @@ func (c *Conn) gatherLocked() {
 	if c.pong {
 		c.pong = false
 		c.controlLocked(frame{kind: framePong, value: c.pongValue})
+	}
+	if c.credit {
+		c.credit = false
+		c.controlLocked(frame{kind: frameCredit, value: c.receiveSaid})
 	}
 	for c.lenLocked() < c.room && !c.light.empty() && c.sent < c.sendLimit {
 		c.takeTurnLocked(&c.light)

@@ -1,0 +1,244 @@
+package mux
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/culvertd/culvert/internal/memnet"
+)
+
+// ignore reads what the Conn says, and forgets it.
+func (p *peer) ignore() { go io.Copy(io.Discard, p.link) }
+
+// held returns how much memory what has arrived on s takes.
+func held(s *Stream) (bytes int) {
+	s.conn.mu.Lock()
+	defer s.conn.mu.Unlock()
+	for k := s.arrived.head; k != nil; k = k.next {
+		bytes += len(k.buf)
+	}
+	return bytes
+}
+
+func TestRepeatsOfBigFramesHoldNothing(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.ignore()
+		big := strings.Repeat("x", maxPayload)
+		p.send(data(0, 0, big))
+		s := p.accept()
+		for range 2 * floodBurst {
+			if _, err := p.link.Write(appendFrame(nil, data(0, 0, big))); err != nil {
+				break
+			}
+		}
+		synctest.Wait()
+		if n := held(s); n > 2*maxPayload {
+			t.Errorf("%d bytes are held for %d", n, maxPayload)
+		}
+		if e, ok := errors.AsType[*ConnError](p.conn.Err()); !ok || e.Code != CodeFlood {
+			t.Errorf("the Conn ended with %v, want CodeFlood", p.conn.Err())
+		}
+	})
+}
+
+func TestOverlapsHoldWhatIsNew(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.ignore()
+		big := strings.Repeat("x", bigPayload+1000)
+		p.send(data(0, 0, big))
+		s := p.accept()
+		for i := range uint64(5000) {
+			p.write(string(appendFrame(nil, data(0, i+1, big))))
+		}
+		synctest.Wait()
+		if n := held(s); n > 4*s.arrived.size {
+			t.Errorf("%d bytes are held for %d", n, s.arrived.size)
+		}
+	})
+}
+
+func TestWhatSomeLeaveIsForTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := bounded(t, Config{Budget: 1 << 20})
+		live, r := joined(t, a, b)
+		go io.Copy(io.Discard, r)
+		live.Write(make([]byte, 1<<18-1)) // just less than is worth a frame of credit
+		synctest.Wait()
+		for range 25 { // and nobody reads these
+			s, _ := joined(t, a, b)
+			go s.Write(make([]byte, 1<<20))
+			synctest.Wait()
+		}
+		live.SetWriteDeadline(time.Now().Add(time.Hour))
+		if _, err := live.Write([]byte("hello")); err != nil {
+			t.Errorf("%v, while a quarter of the budget is free", err)
+		}
+	})
+}
+
+// TestPeerThatDoesNotRead opens and ends streams for as long as it is let. What
+// we have to say about each waits for it, and must not wait without bound.
+func TestPeerThatDoesNotRead(t *testing.T) {
+	for name, accepted := range map[string]bool{"nobody accepts": false, "somebody accepts and closes": true} {
+		t.Run(name, func(t *testing.T) {
+			withPeer(t, quietly, func(p *peer) {
+				if accepted {
+					go func() {
+						for {
+							s, err := p.conn.Accept(context.Background())
+							if err != nil {
+								return
+							}
+							s.Close()
+						}
+					}()
+				}
+				var b []byte
+				for i := range uint64(100_000) {
+					if !accepted {
+						b = appendFrame(b, stop(2*i, 0))
+					}
+					b = appendFrame(b, dataFin(2*i, 0, ""))
+					if len(b) > 16<<10 {
+						if _, err := p.link.Write(b); err != nil {
+							break
+						}
+						b = b[:0]
+						synctest.Wait()
+					}
+				}
+				p.conn.mu.Lock()
+				if n := p.conn.lenLocked(); n > 2*maxRoom {
+					t.Errorf("%d bytes wait for it", n)
+				}
+				p.conn.mu.Unlock()
+				p.link.Break()
+			})
+		})
+	}
+}
+
+func TestClosedBeforeAcceptedArrivesWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := bounded(t, Config{MaxStreams: 16})
+		for range 100 { // more than may be open: each frees its place
+			s, err := a.Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Write([]byte("hello"))
+			s.Close()
+			synctest.Wait()
+			r, err := b.Accept(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(r); string(got) != "hello" || err != nil {
+				t.Fatalf("got %q, %v", got, err)
+			}
+			r.Close()
+		}
+	})
+}
+
+func TestEveryPlaceCanBeTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := bounded(t, Config{MaxStreams: 16})
+		for i := range 16 {
+			s, r := joined(t, a, b)
+			if i < 3 {
+				s.Close()
+				r.Close()
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if _, err := a.Open(ctx); err != nil {
+			t.Errorf("with 13 streams of 16: %v", err)
+		}
+	})
+}
+
+// stuck is a conn whose Write waits for the gate to open.
+type stuck struct {
+	*memnet.Conn
+	gate chan struct{}
+}
+
+func (s stuck) Write(p []byte) (int, error) {
+	<-s.gate
+	return s.Conn.Write(p)
+}
+
+func TestManyOpensAtOnceAreNoFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		left, right := memnet.Pipe()
+		gate := make(chan struct{}, 1)
+		a, b := Client(stuck{left, gate}, quietly), Server(right, quietly)
+		gate <- struct{}{} // preface and settings
+		synctest.Wait()
+		var last *Stream
+		for range 6000 {
+			var err error
+			if last, err = a.Open(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // the writer takes the first, and is stuck with it
+		}
+		last.Write([]byte("hello")) // leaves before the others are announced
+		close(gate)
+		synctest.Wait()
+		if err := b.Err(); err != nil {
+			t.Errorf("honest streams: %v", err)
+		}
+		a.Close()
+		b.Close()
+	})
+}
+
+func TestPingInALoopIsNoFlood(t *testing.T) {
+	a, b := memnet.Pipe()
+	c, s := Client(a, Config{}), Server(b, Config{})
+	defer s.Close()
+	defer c.Close()
+	for i := range 4 * floodBurst {
+		if _, err := c.Ping(t.Context()); err != nil {
+			t.Fatalf("ping %d: %v", i, err)
+		}
+	}
+}
+
+func TestCreditBeyondAnInt(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(data(0, 0, ""), number(frameCredit, 1<<40), streamCredit(0, 1<<40))
+		s := p.accept()
+		go s.Write([]byte("hello"))
+		p.want("where int has 32 bits as well", data(0, 0, "hello"))
+	})
+}
+
+// bounded returns both ends of a Conn, closed when the test ends.
+func bounded(t *testing.T, cfg Config) (a, b *Conn) {
+	left, right := memnet.Pipe()
+	a, b = Client(left, cfg), Server(right, cfg)
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+// joined returns both ends of a new stream.
+func joined(t *testing.T, a, b *Conn) (s, r *Stream) {
+	t.Helper()
+	s, err := a.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err = b.Accept(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s, r
+}

@@ -113,10 +113,13 @@ func TestTrailers(t *testing.T) {
 		w := newWorld(t, nil)
 		seen := make(chan http.Header, 1)
 		w.bind(blog, newService(func(rw http.ResponseWriter, r *http.Request) {
-			rw.Header().Set("Trailer", "X-Sum")
+			rw.Header().Set("Trailer", "X-Sum, Alt-Svc, Culvert-Error")
 			io.Copy(rw, r.Body)
 			seen <- maps.Clone(r.Trailer)
 			rw.Header().Set("X-Sum", "42")
+			rw.Header().Set("Alt-Svc", `h3=":1"`)
+			rw.Header().Set("Culvert-Error", "forged")
+			rw.Header().Set(http.TrailerPrefix+"Culvert-Late", "forged")
 			rw.Header().Set(http.TrailerPrefix+"X-Late", "43")
 		}))
 		r, _ := http.NewRequest("POST", "https://"+blog, io.MultiReader(strings.NewReader("body")))
@@ -134,6 +137,11 @@ func TestTrailers(t *testing.T) {
 		if res.Trailer.Get("X-Sum") != "42" || res.Trailer.Get("X-Late") != "43" {
 			t.Errorf("visitor got trailers %v", res.Trailer)
 		}
+		for key := range res.Trailer {
+			if key != "X-Sum" && key != "X-Late" {
+				t.Errorf("a service spoke for the node in the trailer %s", key)
+			}
+		}
 	})
 }
 
@@ -143,6 +151,7 @@ func TestEarlyHints(t *testing.T) {
 		w.bind(blog, newService(func(rw http.ResponseWriter, r *http.Request) {
 			rw.Header().Set("Link", "</style.css>")
 			rw.Header().Set("Culvert-Error", "x")
+			rw.Header().Set("Keep-Alive", "timeout=5") // HTTP/2 would call it malformed
 			rw.WriteHeader(http.StatusEarlyHints)
 			rw.Header().Del("Link")
 			io.WriteString(rw, "done")
@@ -150,7 +159,7 @@ func TestEarlyHints(t *testing.T) {
 		var hints []string
 		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
 			Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-				hints = append(hints, fmt.Sprint(code, h["Link"], h["Culvert-Error"]))
+				hints = append(hints, fmt.Sprint(code, h["Link"], h["Culvert-Error"], h["Keep-Alive"]))
 				return nil
 			},
 		})
@@ -162,7 +171,7 @@ func TestEarlyHints(t *testing.T) {
 		if got := read(t, res); got != "done" || res.Header.Get("Link") != "" {
 			t.Errorf("got %q %v", got, res.Header)
 		}
-		if want := []string{"103 [</style.css>] []"}; !slices.Equal(hints, want) {
+		if want := []string{"103 [</style.css>] [] []"}; !slices.Equal(hints, want) {
 			t.Errorf("got hints %q want %q", hints, want)
 		}
 	})

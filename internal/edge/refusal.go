@@ -52,6 +52,9 @@ func (f refusal) write(w http.ResponseWriter, r *http.Request, id string) {
 		h.Set(field[0], field[1])
 	}
 	h.Set("Content-Length", strconv.Itoa(len(body)))
+	if r.ProtoMajor == 1 && r.Body != http.NoBody {
+		h.Set("Connection", "close") // the body is not read, and what follows it never will be
+	}
 	w.WriteHeader(f.status)
 	if r.Method != http.MethodHead {
 		w.Write(body)

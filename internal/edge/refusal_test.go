@@ -252,6 +252,22 @@ func TestBadRequests(t *testing.T) {
 
 // TestServiceErrorsAreNotOurs: what a service answers passes even where the
 // edge would use the same status.
+// A refusal leaves the body unread, so the connection cannot go on; whoever
+// would use it again has to know.
+func TestRefusalOfABodySaysClose(t *testing.T) {
+	w := newWorld(t, nil)
+	v := w.raw(blog)
+	v.send("POST / HTTP/1.1\nHost: %s\nContent-Length: 4\n\nbody", blog)
+	if res := v.answer("POST"); res.StatusCode != 404 || !res.Close {
+		t.Errorf("got %s, close %v; want 404 and close", res.Status, res.Close)
+	}
+	v = w.raw(blog)
+	v.send("GET / HTTP/1.1\nHost: %s\n\n", blog)
+	if res := v.answer("GET"); res.StatusCode != 404 || res.Close {
+		t.Errorf("got %s, close %v; want 404 and to go on", res.Status, res.Close)
+	}
+}
+
 func TestServiceErrorsAreNotOurs(t *testing.T) {
 	w := newWorld(t, nil)
 	w.bind(blog, newService(func(rw http.ResponseWriter, r *http.Request) {

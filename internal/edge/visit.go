@@ -161,7 +161,7 @@ func (v *visit) answered(res *http.Response) {
 	case res.Body == http.NoBody:
 		v.stream.Load().release(v)
 	default:
-		res.Body = &answerBody{res.Body, v}
+		res.Body = &answerBody{res.Body, res, v}
 	}
 }
 
@@ -184,7 +184,9 @@ func (v *visit) WriteHeader(status int) {
 	}
 	if status < 200 && status != http.StatusSwitchingProtocols {
 		cleanAnswer(h)
-		delete(h, "Connection")
+		for _, key := range []string{"Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Upgrade"} {
+			delete(h, key)
+		}
 		v.w.WriteHeader(status)
 		return
 	}
@@ -294,7 +296,8 @@ func (v *visit) hasLeft() bool {
 // An answerBody is the body of the service's answer.
 type answerBody struct {
 	io.ReadCloser
-	v *visit
+	res *http.Response
+	v   *visit
 }
 
 func (b *answerBody) Read(p []byte) (int, error) {
@@ -303,6 +306,7 @@ func (b *answerBody) Read(p []byte) (int, error) {
 		b.v.alive()
 	}
 	if err == io.EOF {
+		cleanAnswer(b.res.Trailer)
 		b.v.stream.Load().release(b.v)
 	}
 	return n, err
@@ -356,7 +360,7 @@ func (c *upgradedConn) CloseWrite() error {
 // Close ends the connection in a way that tells the visitor whether the
 // service ended the conversation or was cut off.
 func (c *upgradedConn) Close() error {
-	if err := c.v.stream.Load().brokenBy(); err != nil && err != io.EOF {
+	if err := c.v.stream.Load().brokenBy(); err != nil && err != io.EOF || c.v.parent.Err() != nil {
 		if vc, ok := c.Conn.(interface{ http1() *visitorConn }); ok {
 			vc.http1().abort()
 			return nil

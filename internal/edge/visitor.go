@@ -334,6 +334,7 @@ func modifyResponse(res *http.Response) error {
 		}
 	}
 	cleanAnswer(res.Header)
+	cleanAnswer(res.Trailer)
 	return nil
 }
 

@@ -120,8 +120,8 @@ func bubble(t *testing.T, test func(f *fixture)) {
 		test(f)
 		f.Close()
 		f.serving.Wait()
-		if left := f.Sessions(); len(left) > 0 || f.strangers != 0 || len(f.present) > 0 || len(f.tunnels) > 0 {
-			t.Errorf("left behind: %v, %d strangers, %d present, %d tunnels", left, f.strangers, len(f.present), len(f.tunnels))
+		if left := f.Sessions(); len(left) > 0 || len(f.strangers) > 0 || len(f.present) > 0 || len(f.tunnels) > 0 {
+			t.Errorf("left behind: %v, %d strangers, %d present, %d tunnels", left, len(f.strangers), len(f.present), len(f.tunnels))
 		}
 	})
 }

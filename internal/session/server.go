@@ -15,6 +15,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -66,8 +67,9 @@ type Server struct {
 	MaxTunnels int
 
 	// MaxSessions is how many sessions there may be, and MaxStrangers how many
-	// conns that have not proved a token yet; one more of either is hung up
-	// on. Zero means 10000, and 512.
+	// conns that have not proved a token yet. One more session is refused;
+	// for one more stranger, one of the source with the most of them is hung
+	// up on. Zero means 10000, and 512.
 	MaxSessions  int
 	MaxStrangers int
 
@@ -76,7 +78,7 @@ type Server struct {
 
 	mu        sync.Mutex // guards the fields below
 	stopping  bool
-	strangers int
+	strangers []*session            // not welcomed yet, the oldest first
 	present   map[*session]struct{} // every conn in ServeAgent
 	agents    map[agent]*session    // those that were welcomed
 	tunnels   map[string]*tunnel    // by name: its latest holder here
@@ -124,7 +126,8 @@ func (s *Server) ServeAgent(ctx context.Context, c net.Conn) {
 	defer cancel()
 	x := &session{
 		server: s, remote: c.RemoteAddr().String(), since: time.Now(), cancel: cancel,
-		out: make(chan wire.Message, 16+2*s.maxTunnels()), ending: make(chan struct{}),
+		source: sourceOf(c.RemoteAddr()),
+		out:    make(chan wire.Message, 16+2*s.maxTunnels()), ending: make(chan struct{}),
 		tunnels: map[uint32]*tunnel{}, visitors: map[*visitor]struct{}{},
 	}
 	if !s.enter(x) {
@@ -136,8 +139,18 @@ func (s *Server) ServeAgent(ctx context.Context, c net.Conn) {
 	x.guard(func() { x.serve(ctx) })
 }
 
-// enter counts a stranger, or turns it away.
+// enter takes a place for a stranger. When there is none left, somebody else
+// makes room, so that nobody can keep the others out by coming often. enter
+// reports false if nobody is admitted any more.
 func (s *Server) enter(x *session) bool {
+	loser, ok := s.place(x)
+	if loser != nil {
+		loser.cancel() // its own ServeAgent closes the conn, which may take time
+	}
+	return ok
+}
+
+func (s *Server) place(x *session) (loser *session, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.present == nil {
@@ -146,12 +159,40 @@ func (s *Server) enter(x *session) bool {
 		s.tunnels = map[string]*tunnel{}
 		s.empty = make(chan struct{})
 	}
-	if s.stopping || s.strangers >= s.maxStrangers() {
-		return false
+	if s.stopping {
+		return nil, false
 	}
-	s.strangers++
 	s.present[x] = struct{}{}
-	return true
+	s.strangers = append(s.strangers, x)
+	if len(s.strangers) > s.maxStrangers() {
+		loser = s.evictLocked()
+	}
+	return loser, true
+}
+
+// evictLocked takes the place of the oldest stranger of the source with the
+// most. Those who have a token prove it within a few round trips, and are
+// seldom the oldest.
+func (s *Server) evictLocked() *session {
+	count, most := map[netip.Prefix]int{}, 0
+	for _, x := range s.strangers {
+		count[x.source]++
+		most = max(most, count[x.source])
+	}
+	i := slices.IndexFunc(s.strangers, func(x *session) bool { return count[x.source] == most })
+	loser := s.strangers[i]
+	s.strangers = slices.Delete(s.strangers, i, i+1)
+	return loser
+}
+
+// sourceOf is what one stranger can be told from another by: an IPv4 address,
+// or the 64 bits of an IPv6 address that somebody had to give to it. All other
+// kinds of address are one source.
+func sourceOf(a net.Addr) netip.Prefix {
+	ap, _ := netip.ParseAddrPort(a.String())
+	ip := ap.Addr().Unmap()
+	p, _ := ip.Prefix(min(ip.BitLen(), 64)) // without a zone
+	return p
 }
 
 // welcome makes a stranger a session. A session that the same agent has left
@@ -161,14 +202,16 @@ func (s *Server) welcome(x *session) (older *session, refused *wire.Refused) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	older = s.agents[x.agent]
+	place := slices.Index(s.strangers, x)
 	switch {
 	case s.stopping:
 		return nil, &wire.Refused{Code: wire.ShuttingDown}
+	case place < 0: // it had to make room, and is being hung up on
+		return nil, &wire.Refused{Code: wire.Internal, RetryAfter: wire.Milliseconds(time.Second)}
 	case older == nil && len(s.agents) >= s.maxSessions():
 		return nil, &wire.Refused{Code: wire.Internal, Reason: "the node is full", RetryAfter: wire.Milliseconds(10 * time.Second)}
 	}
-	s.strangers--
-	x.welcomed = true
+	s.strangers = slices.Delete(s.strangers, place, place+1)
 	s.agents[x.agent] = x
 	return older, nil
 }
@@ -178,8 +221,8 @@ func (s *Server) leave(x *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.present, x)
-	if !x.welcomed {
-		s.strangers--
+	if i := slices.Index(s.strangers, x); i >= 0 {
+		s.strangers = slices.Delete(s.strangers, i, i+1)
 	}
 	if s.agents[x.agent] == x { // and not its successor
 		delete(s.agents, x.agent)

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -32,6 +33,7 @@ const (
 type session struct {
 	server *Server
 	remote string
+	source netip.Prefix // of remote; see sourceOf
 	since  time.Time
 	conn   *mux.Conn
 	out    chan wire.Message // to the agent; one that leaves it full is hung up on
@@ -42,7 +44,6 @@ type session struct {
 	software string
 	grant    auth.Grant
 	control  *mux.Stream
-	welcomed bool // guarded by server.mu
 
 	ending chan struct{}      // closed by end
 	cancel context.CancelFunc // of the context of ServeAgent

@@ -11,7 +11,11 @@ import (
 
 func (c *cli) httpCommand() *cobra.Command {
 	var tunnel culvert.Tunnel
-	cmd := c.command("http TARGET [flags]", "Give a web service a public URL", exactly("TARGET"), func(ctx context.Context, args []string) error {
+	var cmd *cobra.Command
+	cmd = c.command("http TARGET [flags]", "Give a web service a public URL", exactly("TARGET"), func(ctx context.Context, args []string) error {
+		if tunnel.Name == "" && cmd.Flags().Changed("name") { // an unset variable of a script, not a wish for any name
+			return &usageError{"--name is empty", "pass --name NAME, or leave it out for a random name"}
+		}
 		return c.http(ctx, args[0], tunnel)
 	})
 	cmd.Long = `Give a web service a public URL, until it is stopped.

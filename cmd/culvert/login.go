@@ -43,7 +43,7 @@ func (c *cli) login(ctx context.Context, server string) error {
 			return err
 		}
 	}
-	if s.Token, err = c.askToken(server); err != nil {
+	if s.Token, err = c.askToken(ctx, server); err != nil {
 		return err
 	}
 	if err := checkToken(s.Token); err != nil {
@@ -67,7 +67,7 @@ func (c *cli) login(ctx context.Context, server string) error {
 }
 
 // askToken gets the token from a file, a person or a pipe.
-func (c *cli) askToken(server string) (token string, err error) {
+func (c *cli) askToken(ctx context.Context, server string) (token string, err error) {
 	f, isFile := c.in.(*os.File)
 	switch {
 	case c.file != "":
@@ -75,7 +75,7 @@ func (c *cli) askToken(server string) (token string, err error) {
 	case isFile && term.IsTerminal(int(f.Fd())):
 		fmt.Fprintf(c.err, "token for %s: ", server)
 		var text []byte
-		text, err = term.ReadPassword(int(f.Fd()))
+		text, err = readPassword(ctx, int(f.Fd()))
 		fmt.Fprintln(c.err)
 		token = firstLine(text)
 	default:
@@ -87,4 +87,29 @@ func (c *cli) askToken(server string) (token string, err error) {
 		err = &usageError{"no token", "type it when asked, pipe it in, or pass --token-file FILE"}
 	}
 	return token, err
+}
+
+// readPassword is term.ReadPassword until ctx ends, with the terminal as it was
+// before. Nothing can end the read itself: it waits for a line, or for the end
+// of the program, which is near.
+func readPassword(ctx context.Context, fd int) ([]byte, error) {
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	type result struct {
+		text []byte
+		err  error
+	}
+	read := make(chan result, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		read <- result{text, err}
+	}()
+	select {
+	case r := <-read:
+		return r.text, r.err
+	case <-ctx.Done():
+		return nil, errors.Join(context.Cause(ctx), term.Restore(fd, before))
+	}
 }

@@ -82,6 +82,10 @@ func (s *settings) parse(path string, raw []byte) error {
 			*list = []string{value.Value} // one is a list, too
 			continue
 		}
+		if d, ok := into.(*time.Duration); ok && value.Value == "0" {
+			*d = 0 // needs no unit, as on the command line
+			continue
+		}
 		if err := value.Decode(into); err != nil {
 			return at(value, fmt.Sprintf("%s: %q is not %s", key.Value, value.Value, kind(into)), "")
 		}
@@ -125,6 +129,9 @@ func (s *settings) config() (server.Config, error) {
 	cfg := server.Config{
 		Domain: s.domain, Data: s.data, Listen: s.listen, HTTP: s.http,
 		TLS: server.TLS(s.tls), CertFile: s.cert, KeyFile: s.key, Drain: s.drain,
+	}
+	if s.drain == 0 {
+		cfg.Drain = -1 // somebody wrote 0 and means it; for the server that is its default
 	}
 	for _, text := range s.trustedProxy {
 		prefix, err := netip.ParsePrefix(text)

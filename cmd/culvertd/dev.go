@@ -74,7 +74,10 @@ func (d *dev) check() error {
 	if _, err := name.Parse(d.name); err != nil {
 		return &usageError{err.Error(), "choose another with --name"}
 	}
-	host, _, err := net.SplitHostPort(d.listen)
+	host, port, err := net.SplitHostPort(d.listen)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
 	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
 		return &usageError{fmt.Sprintf("--listen %s: want a loopback address and a port", d.listen),
 			"for example --listen 127.0.0.1:9443; a node for others is culvertd serve"}

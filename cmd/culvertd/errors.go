@@ -62,11 +62,11 @@ func hint(err error) string {
 	case errors.Is(err, admin.ErrPermission):
 		return "run this as the user that culvertd runs as"
 	case errors.Is(err, syscall.EADDRINUSE):
-		return "another program has that port; stop it, or choose another with --listen"
+		return "another program has that port; stop it, or choose another with " + listenFlag(err)
 	}
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "listen" {
 		if a, ok := e.Addr.(*net.TCPAddr); ok && errors.Is(err, fs.ErrPermission) && a.Port < 1024 {
-			return "port " + strconv.Itoa(a.Port) + " needs root or CAP_NET_BIND_SERVICE; or choose another with --listen"
+			return "port " + strconv.Itoa(a.Port) + " needs root or CAP_NET_BIND_SERVICE; or choose another with " + listenFlag(err)
 		}
 		if errors.Is(err, syscall.EADDRNOTAVAIL) {
 			return "that address is not one of this machine's"
@@ -78,12 +78,28 @@ func hint(err error) string {
 	return ""
 }
 
+// listenFlag is what chooses the port that err is about.
+func listenFlag(err error) string {
+	if errors.Is(err, server.ErrRedirect) {
+		return "--http, or --http '' for none"
+	}
+	return "--listen"
+}
+
 func configHint(e *server.ConfigError) string {
 	switch e.Field {
 	case "domain":
 		return "culvertd serve --domain tunnel.example.com; both it and *.tunnel.example.com must point to this machine"
 	case "listen", "http":
 		return "for example --listen :443 --http :80"
+	case "cert", "key":
+		return "--cert and --key name PEM files that belong together and that culvertd may read"
+	case "data":
+		return "give it to the user that culvertd runs as, with chmod 700, or choose a directory of its own with --data"
+	case "tls":
+		if e.Err != nil { // about our own CA
+			return "serve the domain that this CA was made for, or move its directory away; agents and visitors must then trust the new one"
+		}
 	}
 	return ""
 }

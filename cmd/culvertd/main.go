@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -144,7 +145,24 @@ func flagError(cmd *cobra.Command, err error) error {
 		}
 		return &usageError{"unknown flag --" + e.GetSpecifiedName(), advice}
 	}
-	return &usageError{strings.Join(strings.Fields(err.Error()), " "), cmd.CommandPath() + " --help tells how it is used"}
+	advice := cmd.CommandPath() + " --help tells how it is used"
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok && e.GetFlag().Value.Type() == "duration" {
+		if hours := inHours(e.GetValue()); hours != "" {
+			advice = "the largest unit is the hour: --" + e.GetFlag().Name + " " + hours
+		}
+	}
+	return &usageError{strings.Join(strings.Fields(err.Error()), " "), advice}
+}
+
+// inHours is a number of days, as in 30d, the way durations are written; "" for
+// anything else.
+func inHours(text string) string {
+	number, ok := strings.CutSuffix(text, "d")
+	days, err := strconv.ParseUint(number, 10, 16)
+	if !ok || err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%dh", days*24)
 }
 
 // exactly wants one argument for each name, and says which one is missing.

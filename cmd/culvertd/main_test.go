@@ -7,13 +7,21 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/culvertd/culvert/internal/server"
 )
 
 // TestDev runs all of culvertd dev in this process: the page, and a target.
@@ -131,5 +139,50 @@ func TestQuote(t *testing.T) {
 		if got := quote(in); got != want {
 			t.Errorf("quote(%q) = %s; want %s", in, got, want)
 		}
+	}
+}
+
+// TestDrainFlag: no time at all is not the same as nothing said.
+func TestDrainFlag(t *testing.T) {
+	c := &cli{env: func(string) string { return "" }}
+	for _, test := range []struct {
+		flag, file string
+		want       time.Duration
+	}{
+		{"", "", 30 * time.Second},
+		{"0s", "", -1},
+		{"", "drain: 0s", -1},
+		{"", "drain: 0", -1},
+		{"", "drain:", 30 * time.Second},
+		{"5s", "drain: 0", 5 * time.Second},
+		{"0", "drain: 5s", -1},
+	} {
+		file := filepath.Join(t.TempDir(), "node.yaml")
+		if err := os.WriteFile(file, []byte("domain: a.b\n"+test.file+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var flags settings
+		set := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+		set.DurationVar(&flags.drain, "drain", defaultDrain, "")
+		if test.flag != "" {
+			if err := set.Set("drain", test.flag); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cfg, err := c.serveConfig(flags, file, set)
+		if err != nil || cfg.Drain != test.want {
+			t.Errorf("--drain %q over %q: got %v, %v; want %v", test.flag, test.file, cfg.Drain, err, test.want)
+		}
+	}
+}
+
+// TestListenHint: the hint names the flag whose port is taken.
+func TestListenHint(t *testing.T) {
+	taken := fmt.Errorf("listen tcp :80: %w", syscall.EADDRINUSE)
+	if got := hint(taken); !strings.HasSuffix(got, "with --listen") {
+		t.Errorf("got %q; want --listen", got)
+	}
+	if got := hint(fmt.Errorf("%w: %w", server.ErrRedirect, taken)); !strings.HasSuffix(got, "with --http, or --http '' for none") {
+		t.Errorf("got %q; want --http", got)
 	}
 }

@@ -6,12 +6,15 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/culvertd/culvert/internal/server"
 )
+
+const defaultDrain = 30 * time.Second
 
 func (c *cli) serveCommand() *cobra.Command {
 	var flags settings
@@ -27,7 +30,7 @@ func (c *cli) serveCommand() *cobra.Command {
 	f.StringVar(&flags.cert, "cert", "", "certificate chain in a PEM `file`, for --tls files")
 	f.StringVar(&flags.key, "key", "", "its key in a PEM `file`")
 	f.StringSliceVar(&flags.trustedProxy, "trusted-proxy", nil, "`CIDR` of the front end whose X-Forwarded headers are believed, for --tls off")
-	f.DurationVar(&flags.drain, "drain", 0, "how long visitors in flight may take when the node stops (default 30s)")
+	f.DurationVar(&flags.drain, "drain", defaultDrain, "how long visitors in flight may take when the node stops; 0 for no time at all")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&c.json, "json", false, "write the log as JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -48,7 +51,7 @@ func (c *cli) serveCommand() *cobra.Command {
 // serveConfig lays the flags that were given over the file, and the file over
 // the defaults.
 func (c *cli) serveConfig(flags settings, file string, given *pflag.FlagSet) (server.Config, error) {
-	s := settings{listen: ":443", http: ":80"}
+	s := settings{listen: ":443", http: ":80", drain: defaultDrain}
 	if file != "" {
 		if err := s.load(file); err != nil {
 			return server.Config{}, err

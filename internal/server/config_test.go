@@ -42,6 +42,8 @@ func TestCheck(t *testing.T) {
 		"front end without off":  {func(c *server.Config) { c.TrustedProxies = []netip.Prefix{mustPrefix("10.0.0.0/8")} }, "trusted-proxy"},
 		"listen without port":    {func(c *server.Config) { c.Listen = "127.0.0.1" }, "listen"},
 		"listen is a bare port":  {func(c *server.Config) { c.Listen = "443" }, "listen"},
+		"listen beyond ports":    {func(c *server.Config) { c.Listen = "127.0.0.1:99999" }, "listen"},
+		"redirect beyond ports":  {func(c *server.Config) { c.HTTP = ":-1" }, "http"},
 		"redirect without colon": {func(c *server.Config) { c.HTTP = "80" }, "http"},
 	} {
 		cfg := good

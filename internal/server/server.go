@@ -13,6 +13,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -20,6 +21,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/culvertd/culvert/internal/admin"
@@ -46,8 +48,8 @@ type Config struct {
 	// Domain is the node's own host; tunnels are names under it. Required.
 	Domain string
 
-	// Data is the directory of all that is remembered. Required; created, for
-	// this user only, if it is missing. One node at a time has it.
+	// Data is the directory of all that is remembered. Required; created if it
+	// is missing, and closed to all but this user. One node at a time has it.
 	Data string
 
 	// Listen is where visitors and agents come in. Empty means ":443".
@@ -103,9 +105,14 @@ func (c Config) software() string     { return cmp.Or(c.Software, "culvertd") }
 type ConfigError struct {
 	Field  string // as users spell it: domain, cert, …
 	Reason string
+	Err    error // what Reason was taken from; nil if it is our own word
 }
 
 func (e *ConfigError) Error() string { return e.Field + ": " + e.Reason }
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// ErrRedirect means that it was Config.HTTP where the node could not listen.
+var ErrRedirect = errors.New("redirect listener")
 
 // Check gives a *ConfigError for the first setting that cannot work, before
 // anything is touched.
@@ -113,49 +120,53 @@ func (c Config) Check() error {
 	host, err := name.Host(c.Domain)
 	switch {
 	case c.Domain == "":
-		return &ConfigError{"domain", "missing: say under which domain tunnels are to be found"}
+		return &ConfigError{Field: "domain", Reason: "missing: say under which domain tunnels are to be found"}
 	case err != nil:
 		e, _ := errors.AsType[*name.Error](err)
-		return &ConfigError{"domain", fmt.Sprintf("%q: %s", c.Domain, e.Reason)}
+		return &ConfigError{Field: "domain", Reason: fmt.Sprintf("%q: %s", c.Domain, e.Reason)}
 	case host != strings.ToLower(c.Domain):
-		return &ConfigError{"domain", fmt.Sprintf("%q: the host alone, without port or dot at the end", c.Domain)}
+		return &ConfigError{Field: "domain", Reason: fmt.Sprintf("%q: the host alone, without port or dot at the end", c.Domain)}
 	case len(host) > 253-64:
-		return &ConfigError{"domain", "too long: names of 63 octets have no room before it"}
+		return &ConfigError{Field: "domain", Reason: "too long: names of 63 octets have no room before it"}
 	case c.Data == "":
-		return &ConfigError{"data", "missing: say where the node keeps what it must remember"}
+		return &ConfigError{Field: "data", Reason: "missing: say where the node keeps what it must remember"}
 	}
 	if ip, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		return &ConfigError{"domain", fmt.Sprintf("%s is an address, and names have no place before one", ip)}
+		return &ConfigError{Field: "domain", Reason: fmt.Sprintf("%s is an address, and names have no place before one", ip)}
 	}
 	switch c.tls() {
 	case TLSFiles:
 		if c.CertFile == "" || c.KeyFile == "" {
-			return &ConfigError{"tls", "files needs cert and key"}
+			return &ConfigError{Field: "tls", Reason: "files needs cert and key"}
 		}
 	case TLSInternal, TLSOff:
 		if c.CertFile != "" || c.KeyFile != "" {
-			return &ConfigError{"tls", fmt.Sprintf("cert and key are given, but tls is %q; it should be files", c.tls())}
+			return &ConfigError{Field: "tls", Reason: fmt.Sprintf("cert and key are given, but tls is %q; it should be files", c.tls())}
 		}
 	case "acme":
-		return &ConfigError{"tls", "acme is not there yet; use files, internal or off"}
+		return &ConfigError{Field: "tls", Reason: "acme is not there yet; use files, internal or off"}
 	default:
-		return &ConfigError{"tls", fmt.Sprintf("%q; it is one of files, internal, off", c.TLS)}
+		return &ConfigError{Field: "tls", Reason: fmt.Sprintf("%q; it is one of files, internal, off", c.TLS)}
 	}
 	if c.tls() == TLSOff && len(c.TrustedProxies) == 0 {
-		return &ConfigError{"tls", "off needs trusted-proxy: the address of the front end that speaks TLS"}
+		return &ConfigError{Field: "tls", Reason: "off needs trusted-proxy: the address of the front end that speaks TLS"}
 	}
 	if c.tls() == TLSOff && c.HTTP != "" {
-		return &ConfigError{"http", "with tls off, sending visitors on to https is the front end's part"}
+		return &ConfigError{Field: "http", Reason: "with tls off, sending visitors on to https is the front end's part"}
 	}
 	if c.tls() != TLSOff && len(c.TrustedProxies) > 0 {
-		return &ConfigError{"trusted-proxy", "is for tls off only: visitors come to this node by themselves"}
+		return &ConfigError{Field: "trusted-proxy", Reason: "is for tls off only: visitors come to this node by themselves"}
 	}
 	for field, addr := range map[string]string{"listen": c.listen(), "http": c.HTTP} {
 		if addr == "" {
 			continue
 		}
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			return &ConfigError{field, fmt.Sprintf("%q: want HOST:PORT or :PORT", addr)}
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			return &ConfigError{Field: field, Reason: fmt.Sprintf("%q: want HOST:PORT or :PORT", addr)}
+		}
+		if _, err := net.LookupPort("tcp", port); err != nil {
+			return &ConfigError{Field: field, Reason: fmt.Sprintf("%q: %q is not a port; they end at 65535", addr, port)}
 		}
 	}
 	return nil
@@ -199,8 +210,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return errors.New("BUG: a Node runs once")
 	}
 	defer n.doCut()
-	if err := os.MkdirAll(n.cfg.Data, 0o700); err != nil {
-		return fmt.Errorf("data directory: %w", err)
+	if err := ownDirectory(n.cfg.Data); err != nil {
+		return err
 	}
 	st, err := store.Open(ctx, store.Config{Dir: n.cfg.Data, Log: n.log})
 	if err != nil {
@@ -262,7 +273,7 @@ func (n *Node) build(ctx context.Context, st *store.Store) (_ *rooms, err error)
 	}
 	if n.cfg.HTTP != "" {
 		if r.redirect, err = net.Listen("tcp", n.cfg.HTTP); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", ErrRedirect, err)
 		}
 	}
 	if r.operator, err = admin.Listen(n.cfg.Data); err != nil {
@@ -291,18 +302,39 @@ func (n *Node) certificates(r *rooms) (func(*tls.ClientHelloInfo) (*tls.Certific
 	case TLSInternal:
 		ca, err := certs.OpenAuthority(filepath.Join(n.cfg.Data, "ca"), n.cfg.Domain)
 		if err != nil {
-			return nil, err
+			return nil, authorityError(err)
 		}
 		r.caFile = ca.RootPath()
 		return ca.GetCertificate, nil
 	case TLSFiles:
 		pair, err := certs.OpenPair(n.cfg.CertFile, n.cfg.KeyFile, n.log)
 		if err != nil {
-			return nil, err
+			return nil, n.pairError(err)
 		}
 		return pair.GetCertificate, nil
 	}
 	return nil, nil
+}
+
+// authorityError tells a CA that is not the one for this node, which somebody
+// has to change, from a disk that failed.
+func authorityError(err error) error {
+	_, path := errors.AsType[*fs.PathError](err)
+	_, link := errors.AsType[*os.LinkError](err)
+	_, call := errors.AsType[syscall.Errno](err)
+	if path || link || call {
+		return err
+	}
+	return &ConfigError{Field: "tls", Reason: err.Error(), Err: err}
+}
+
+// pairError says which of the two settings it was; cert if both.
+func (n *Node) pairError(err error) error {
+	field := "cert"
+	if e, ok := errors.AsType[*fs.PathError](err); ok && e.Path == n.cfg.KeyFile {
+		field = "key"
+	}
+	return &ConfigError{Field: field, Reason: err.Error(), Err: err}
 }
 
 // serve runs the rooms until ctx ends, drains them, and waits for all.

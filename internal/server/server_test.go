@@ -363,6 +363,8 @@ func TestPortTaken(t *testing.T) {
 		}
 		if err := n.Run(t.Context()); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("got %v; want address in use", err)
+		} else if redirect := cfg.HTTP != ""; errors.Is(err, server.ErrRedirect) != redirect {
+			t.Errorf("%v: ErrRedirect is %t; want %t", err, !redirect, redirect)
 		}
 	}
 	n := start(t, data, nil)
@@ -402,14 +404,28 @@ func TestFrontEnd(t *testing.T) {
 	}
 }
 
+// TestFiles: files that are missing are a mistake in the setting that names them.
 func TestFiles(t *testing.T) {
-	cfg := server.Config{Domain: "tunnel.test", Data: t.TempDir(), Listen: "127.0.0.1:0", TLS: server.TLSFiles,
-		CertFile: filepath.Join(t.TempDir(), "none.pem"), KeyFile: "none.key"}
-	n, err := server.New(cfg)
-	if err != nil {
+	dir := t.TempDir()
+	there := filepath.Join(dir, "there.pem")
+	if err := os.WriteFile(there, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Run(t.Context()); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "none.pem") {
-		t.Errorf("got %v; want the file that is missing", err)
+	for field, cfg := range map[string]server.Config{
+		"cert": {CertFile: filepath.Join(dir, "none.pem"), KeyFile: there},
+		"key":  {CertFile: there, KeyFile: filepath.Join(dir, "none.pem")},
+	} {
+		cfg.Domain, cfg.Data, cfg.Listen, cfg.TLS = "tunnel.test", t.TempDir(), "127.0.0.1:0", server.TLSFiles
+		n, err := server.New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = n.Run(t.Context())
+		if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "none.pem") {
+			t.Errorf("got %v; want the file that is missing", err)
+		}
+		if e, ok := errors.AsType[*server.ConfigError](err); !ok || e.Field != field {
+			t.Errorf("got %v; want an error about %s", err, field)
+		}
 	}
 }

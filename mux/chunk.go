@@ -12,7 +12,7 @@ type chunk struct {
 }
 
 // chunkSizes are such that a chunk is never more than four times what it was
-// made for. The last is for copying: no frame needs it.
+// made for, or 512 bytes. The last is for copying: no frame needs it.
 var chunkSizes = [...]int{512, 2 << 10, 4 << 10, 8 << 10, maxPayload, 2 * maxPayload}
 
 var chunkPools [len(chunkSizes)]sync.Pool

@@ -39,7 +39,7 @@ const (
 const (
 	frameHeader = 3
 
-	// MaxFrame is how many bytes of a stream one frame may carry.
+	// maxPayload is how many bytes of a stream one frame may carry.
 	maxPayload = 16 << 10
 
 	// maxPrefix is the longest stream id and offset.

@@ -225,8 +225,9 @@ func upgrade(ctx context.Context, conn *tls.Conn, addr string) (net.Conn, error)
 	}, nil
 }
 
-// A webConn is a WebSocket that knows its addresses, and that closes without
-// waiting for the peer: the mux has said its goodbye already.
+// A webConn is a WebSocket that knows its addresses and what it is made of, and
+// that closes without waiting for the peer: the mux has said its goodbye
+// already.
 type webConn struct {
 	net.Conn
 	ws  *websocket.Conn
@@ -235,6 +236,7 @@ type webConn struct {
 
 func (c *webConn) LocalAddr() net.Addr  { return c.tcp.LocalAddr() }
 func (c *webConn) RemoteAddr() net.Addr { return c.tcp.RemoteAddr() }
+func (c *webConn) NetConn() net.Conn    { return c.tcp }
 
 func (c *webConn) Close() error {
 	err := c.ws.CloseNow()

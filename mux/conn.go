@@ -82,6 +82,7 @@ func newConn(conn net.Conn, cfg Config, ours uint64) *Conn {
 
 	c.mu.Lock()
 	out := c.outLocked()
+	shortenQueue(conn)
 	out.b = append(out.b, preface...)
 	c.controlLocked(frame{kind: frameSettings, data: appendSettings(nil, settings{
 		streamCredit: firstWindow,

@@ -1,0 +1,7 @@
+//go:build !unix
+
+package mux
+
+import "net"
+
+func shortenQueue(net.Conn) {}

@@ -21,6 +21,10 @@ type Config struct {
 	// means 32 KiB.
 	StreamWindow int
 
+	// Pool bounds what this Conn and the others that have the same Pool hold
+	// together. Nil means that only their budgets bound it.
+	Pool *Pool
+
 	// MaxStreams is how many streams of the peer may be open at a time. Zero
 	// means 8192; less than 16 means 16.
 	MaxStreams int
@@ -39,6 +43,10 @@ const (
 	// firstWindow is the window with which every stream begins. A thousand
 	// streams that nobody reads leave room in the default budget.
 	firstWindow = 32 << 10
+
+	// maxOpen is how many streams of ours may be open at a time, those that we
+	// have closed and the peer has not among them.
+	maxOpen = 32 << 10
 
 	// closeTime is what a closing connection may still spend on bytes that
 	// were written before.

@@ -46,6 +46,7 @@ type Conn struct {
 	receiveSaid uint64 // the session's limit of which the peer knows
 	windows     uint64 // the sum of the windows of all streams
 	allowance   int    // frames without content that may still arrive
+	pool        *Pool  // where received-consumed is counted; nil: nowhere
 	allowedAt   time.Duration
 
 	sender
@@ -75,6 +76,7 @@ func newConn(conn net.Conn, cfg Config, ours uint64) *Conn {
 		receiveSaid: cfg.budget(),
 		allowance:   floodBurst,
 	}
+		pool:        cfg.Pool,
 	c.in.conn = ear{c}
 	c.changed.L, c.acceptable.L = &c.mu, &c.mu
 	c.accept.link = linkAccept
@@ -259,6 +261,8 @@ func (c *Conn) failLocked(err error) {
 	for _, s := range c.streams {
 		s.readable.Broadcast()
 		s.writable.Broadcast()
+	c.pool.add(-int(c.received - c.consumed)) // what can still be read goes soon
+	c.pool = nil
 	}
 	c.changed.Broadcast()
 	c.acceptable.Broadcast()

@@ -24,6 +24,7 @@ const (
 	CodeFlood       Code = 0x07 // too many frames that carry nothing
 	CodeVersion     Code = 0x08 // not this protocol, or not this version of it
 	CodeSilent      Code = 0x09 // nothing was heard for too long
+	CodeMemory      Code = 0x0a // too much has arrived that nobody reads
 )
 
 var codeNames = [...]string{
@@ -37,6 +38,7 @@ var codeNames = [...]string{
 	CodeFlood:       "flood",
 	CodeVersion:     "version not supported",
 	CodeSilent:      "peer silent",
+	CodeMemory:      "out of memory for what nobody reads",
 }
 
 // String names the codes of this package and gives the others as numbers.

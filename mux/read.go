@@ -172,8 +172,9 @@ func (c *Conn) readBig(kind byte, size int) error {
 		return err
 	}
 	c.mu.Lock()
-	if s.deaf || s.readErr != nil {
-		c.countLocked(s, k.w)
+	c.countLocked(s, k.w)
+	switch {
+	case !c.wantLocked(s):
 		c.consumeLocked(s, k.w)
 		k.free()
 	} else {

@@ -30,9 +30,7 @@ func (c *Conn) findLocked(id uint64) (*Stream, error) {
 		s.announced = true
 		s.implied = c.arrived < number
 		if c.away && c.arrived >= c.takeLimit {
-			refused := &StreamError{Code: CodeRefused}
-			s.cutWriteLocked(CodeRefused, refused)
-			s.stopReadLocked(CodeRefused, refused)
+			s.resetLocked(CodeRefused)
 			continue
 		}
 		c.accept.push(s)
@@ -84,7 +82,7 @@ func (c *Conn) onDataLocked(f frame) error {
 		return c.chargeLocked() // neither bytes, nor an end, nor a new stream
 	}
 	c.countLocked(s, len(fresh))
-	if s.deaf || s.readErr != nil {
+	if !c.wantLocked(s) {
 		c.consumeLocked(s, len(fresh))
 	} else if len(fresh) > 0 {
 		s.arrived.put(fresh)
@@ -96,10 +94,24 @@ func (c *Conn) onDataLocked(f frame) error {
 	return nil
 }
 
+// wantLocked says whether what arrives on s is kept, once it was counted. It
+// resets s when that would be too much for the Pool.
+func (c *Conn) wantLocked(s *Stream) bool {
+	if s.deaf || s.readErr != nil {
+		return false
+	}
+	if c.received-c.consumed <= poolShare || !c.pool.full() {
+		return true
+	}
+	s.resetLocked(CodeMemory)
+	return false
+}
+
 // countLocked notes n new bytes of s.
 func (c *Conn) countLocked(s *Stream, n int) {
 	s.received += uint64(n)
 	c.received += uint64(n)
+	c.pool.add(n)
 	c.returnCreditLocked()
 	c.reassureLocked()
 }
@@ -189,6 +201,7 @@ func (c *Conn) onGoAwayLocked(take uint64) error {
 func (c *Conn) consumeLocked(s *Stream, n int) {
 	s.consumed += uint64(n)
 	c.consumed += uint64(n)
+	c.pool.add(-n)
 	c.returnCreditLocked()
 	c.offerCreditLocked(s)
 }
@@ -232,7 +245,7 @@ func (c *Conn) offerCreditLocked(s *Stream) {
 // the reader was quick: then the window, and not the reader, sets the pace.
 func (c *Conn) growLocked(s *Stream) {
 	s.isHeldUp = false
-	if c.age()-s.heldUp > max(c.rtt, promptRead) {
+	if c.age()-s.heldUp > max(c.rtt, promptRead) || c.pool.half() {
 		return
 	}
 	left := c.cfg.budget() - min(c.cfg.budget(), c.windows)

@@ -253,9 +253,12 @@ func (s *Stream) Close() error {
 // with the code, also one that is waiting, and so does its Read when it has
 // read what arrived.
 func (s *Stream) Reset(code Code) {
-	c := s.conn
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	s.conn.mu.Lock()
+	defer s.conn.mu.Unlock()
+	s.resetLocked(code)
+}
+
+func (s *Stream) resetLocked(code Code) {
 	err := &StreamError{Code: code}
 	s.cutWriteLocked(code, err)
 	s.stopReadLocked(code, err)

@@ -32,6 +32,7 @@ import (
 	"github.com/culvertd/culvert/internal/router"
 	"github.com/culvertd/culvert/internal/session"
 	"github.com/culvertd/culvert/internal/store"
+	"github.com/culvertd/culvert/mux"
 )
 
 // TLS says where certificates come from.
@@ -42,6 +43,10 @@ const (
 	TLSFiles    TLS = "files"    // CertFile and KeyFile, read again when they change
 	TLSOff      TLS = "off"      // plain HTTP, behind a front end that terminates TLS
 )
+
+// maxUnread is how many bytes of all agents together may wait for visitors to
+// read them.
+const maxUnread = 512 << 20
 
 // Config describes a node.
 type Config struct {
@@ -284,6 +289,7 @@ func (n *Node) build(ctx context.Context, st *store.Store) (_ *rooms, err error)
 	r.sessions = &session.Server{
 		Auth: r.auth, Router: routes, Domain: n.cfg.Domain, Software: n.cfg.software(), Log: n.log,
 		PublicURL: func(label string) string { return URL(label+suffix, port) },
+		Mux:       mux.Config{Pool: mux.NewPool(maxUnread)},
 	}
 	r.edge = &edge.Edge{
 		Domain: n.cfg.Domain, GetCertificate: getCertificate, Visitors: routes, Agents: r.sessions,

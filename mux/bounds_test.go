@@ -222,6 +222,42 @@ func TestCreditBeyondAnInt(t *testing.T) {
 	})
 }
 
+// TestPeerThatEndsNothing lets us open and close as many streams as we like,
+// and never ends its side of any.
+func TestPeerThatEndsNothing(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.ignore()
+		p.send(number(frameStreams, 1<<40))
+		for range maxOpen {
+			s, err := p.conn.Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Close()
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		opened := make(chan error)
+		go func() {
+			_, err := p.conn.Open(ctx)
+			opened <- err
+		}()
+		synctest.Wait()
+		select {
+		case <-opened:
+			t.Fatal("a stream was opened beyond the bound")
+		default:
+		}
+		p.send(reset(1, 0, 0)) // it ends one
+		if err := <-opened; err != nil {
+			t.Error(err)
+		}
+		cancel()
+		if n := p.conn.NumStreams(); n != maxOpen {
+			t.Errorf("%d streams are left", n)
+		}
+	})
+}
+
 // bounded returns both ends of a Conn, closed when the test ends.
 func bounded(t *testing.T, cfg Config) (a, b *Conn) {
 	left, right := memnet.Pipe()

@@ -29,8 +29,9 @@ type Conn struct {
 
 	// Streams of ours and of the peer.
 	opened      uint64    // streams that we have opened, ever
+	open        int       // of those, how many have not ended in both directions
 	openLimit   uint64    // streams that we may open, ever
-	changed     sync.Cond // openLimit, away or len(streams) did, or err is set
+	changed     sync.Cond // openLimit, open, away or len(streams) did, or err is set
 	away        bool      // we have said go-away
 	peerAway    bool
 	arrived     uint64 // streams that the peer has opened, ever
@@ -45,8 +46,8 @@ type Conn struct {
 	consumed    uint64 // of those, bytes read or thrown away
 	receiveSaid uint64 // the session's limit of which the peer knows
 	windows     uint64 // the sum of the windows of all streams
-	allowance   int    // frames without content that may still arrive
 	pool        *Pool  // where received-consumed is counted; nil: nowhere
+	allowance   int    // frames without content that may still arrive
 	allowedAt   time.Duration
 
 	sender
@@ -75,16 +76,16 @@ func newConn(conn net.Conn, cfg Config, ours uint64) *Conn {
 		arriveSaid:  cfg.maxStreams(),
 		receiveSaid: cfg.budget(),
 		allowance:   floodBurst,
-	}
 		pool:        cfg.Pool,
+	}
 	c.in.conn = ear{c}
 	c.changed.L, c.acceptable.L = &c.mu, &c.mu
 	c.accept.link = linkAccept
 	c.sender.init(&c.mu)
+	shortenQueue(conn)
 
 	c.mu.Lock()
 	out := c.outLocked()
-	shortenQueue(conn)
 	out.b = append(out.b, preface...)
 	c.controlLocked(frame{kind: frameSettings, data: appendSettings(nil, settings{
 		streamCredit: firstWindow,
@@ -101,15 +102,16 @@ func newConn(conn net.Conn, cfg Config, ours uint64) *Conn {
 	return c
 }
 
-// Open opens a stream. It waits only while the peer allows no more of them,
-// until ctx ends. It gives ErrGoAway when either side is going away, and the
+// Open opens a stream. It waits only while the peer allows no more of them, or
+// has left 32,768 that it did not end, until ctx ends. It gives ErrGoAway when either side is going away, and the
 // error of the Conn when that has ended. The caller closes the stream.
 //
 // The peer learns of the stream at once, also when nothing is written.
 func (c *Conn) Open(ctx context.Context) (*Stream, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.opened == c.openLimit && ctx.Done() != nil {
+	mayOpen := func() bool { return c.opened < c.openLimit && c.open < maxOpen }
+	if !mayOpen() && ctx.Done() != nil {
 		defer context.AfterFunc(ctx, c.wakeAll)()
 	}
 	for {
@@ -121,13 +123,14 @@ func (c *Conn) Open(ctx context.Context) (*Stream, error) {
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		}
-		if c.opened < c.openLimit {
+		if mayOpen() {
 			break
 		}
 		c.changed.Wait()
 	}
 	s := c.addStreamLocked(c.opened<<1 | c.ours)
 	c.opened++
+	c.open++
 	c.unannounced.push(s)
 	c.kickLocked()
 	return s, nil
@@ -217,9 +220,11 @@ func (c *Conn) Shutdown(ctx context.Context) error {
 }
 
 // Close ends the Conn and every stream on it, and closes the net.Conn under
-// it. What was written before is still sent if the net.Conn takes it within a
-// second. Close returns when the goroutines of the Conn have ended; calling
-// it again is harmless.
+// it. What was written before is still sent, and the net.Conn is not closed
+// before the peer has done the same on its side, or a second has passed: a
+// socket that is closed with bytes unread takes back those that it sent (RFC
+// 9293, section 3.10.4). Close returns when the goroutines of the Conn have
+// ended; calling it again is harmless.
 func (c *Conn) Close() error {
 	c.fail(ErrClosed)
 	c.wg.Wait()
@@ -256,21 +261,21 @@ func (c *Conn) failLocked(err error) {
 		return
 	}
 	c.err = err
+	c.pool.add(-int(c.received - c.consumed)) // what can still be read goes soon
+	c.pool = nil
 	c.sayGoodbyeLocked(err)
 	close(c.done)
 	for _, s := range c.streams {
 		s.readable.Broadcast()
 		s.writable.Broadcast()
-	c.pool.add(-int(c.received - c.consumed)) // what can still be read goes soon
-	c.pool = nil
 	}
 	c.changed.Broadcast()
 	c.acceptable.Broadcast()
 	c.wake.Broadcast()
 	c.stopWatchLocked()
 
-	// The writer closes the net.Conn once it has sent what is left. It may
-	// be stuck in a Write; then this is what frees it.
+	// The peer closes the net.Conn when it has heard our goodbye, and then so
+	// do we. It may not listen; then this is what frees the loops.
 	c.cut = time.AfterFunc(closeTime, c.closeConn)
 }
 
@@ -304,6 +309,9 @@ func (c *Conn) settleLocked(s *Stream) {
 		c.changed.Broadcast() // Shutdown may be waiting
 	}
 	if s.id&1 == c.ours {
+		if c.open--; c.open == maxOpen-1 {
+			c.changed.Broadcast()
+		}
 		return
 	}
 	if s.links[linkAccept].of != nil && s.readErr == io.EOF {

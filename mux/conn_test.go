@@ -351,3 +351,39 @@ func TestNobodyReadsNobodyElseWaits(t *testing.T) {
 		}
 	}
 }
+
+// TestCloseLosesNothingThatWasSent closes a side to which more is coming than
+// it reads. A socket that is closed like that resets, and takes back what it
+// sent: here the answer, and the goodbye.
+func TestCloseLosesNothingThatWasSent(t *testing.T) {
+	for range 20 {
+		left, right := tlsPair(t)
+		a, b := mux.Client(left, mux.Config{}), mux.Server(right, mux.Config{})
+		s, r := open(t, a, b)
+		flood, _ := open(t, a, b)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				if _, err := flood.Write(make([]byte, 16<<10)); err != nil {
+					return
+				}
+			}
+		})
+		answer := make([]byte, 20<<10)
+		if _, err := r.Write(answer); err != nil {
+			t.Fatal(err)
+		}
+		r.CloseWrite()
+		b.Close()
+		got, err := io.ReadAll(s)
+		if err != nil || len(got) != len(answer) {
+			t.Errorf("%d bytes of %d arrived, then %v", len(got), len(answer), err)
+		}
+		e, ok := errors.AsType[*mux.ConnError](a.Wait())
+		if !ok || !e.Remote {
+			t.Errorf("the other side saw %v, not a goodbye", a.Err())
+		}
+		a.Close()
+		wg.Wait()
+	}
+}

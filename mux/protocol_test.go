@@ -273,6 +273,11 @@ func TestHostilePeer(t *testing.T) {
 		{"a flood of extensions", CodeFlood, strings.Repeat(raw(frameExtension, ""), floodBurst+1), nil},
 	} {
 		t.Run(row.name, func(t *testing.T) {
+		{"a flood of credit that is none", CodeFlood, strings.Repeat(raw(frameCredit, "\x01"), floodBurst+1), nil},
+		{"a flood of leave that is none", CodeFlood, strings.Repeat(raw(frameStreams, "\x01"), floodBurst+1), nil},
+		{"a flood of credit for a stream", CodeFlood, raw(frameData, "\x00\x00") + strings.Repeat(raw(frameStreamCredit, "\x00\x01"), floodBurst+1), nil},
+		{"a flood of complaints about credit", CodeFlood, raw(frameData, "\x00\x00") + strings.Repeat(raw(frameBlocked, "\x00\x01"), floodBurst+1), nil},
+		{"a flood of stops", CodeFlood, raw(frameData, "\x00\x00") + strings.Repeat(raw(frameStop, "\x00\x00"), floodBurst+2), nil},
 			withPeer(t, Config{KeepAlive: -1, MaxStreams: 16}, func(p *peer) {
 				go p.link.Write([]byte(row.bytes))
 				for _, f := range row.send {

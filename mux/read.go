@@ -30,14 +30,22 @@ const (
 func (c *Conn) readLoop() {
 	defer c.wg.Done()
 	err := c.readFrames()
-	if _, ours := errors.AsType[*ConnError](err); !ours {
+	ours, _ := errors.AsType[*ConnError](err)
+	if ours == nil {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF // a connection ends with frameClose
 		}
 		err = fmt.Errorf("mux: connection lost: %w", err)
 	}
 	c.fail(err)
+	if ours != nil && !ours.Remote {
+		io.Copy(io.Discard, c.conn) // until the peer has heard why, or for closeTime
+	}
+	c.closeConn()
 	c.in.release()
+	c.mu.Lock()
+	c.cut.Stop()
+	c.mu.Unlock()
 }
 
 func (c *Conn) readFrames() error {
@@ -153,8 +161,12 @@ func (c *Conn) readBig(kind byte, size int) error {
 	if n > maxPayload {
 		return violation(CodeFrameSize, "%d bytes of data in a frame", n)
 	}
+	var s *Stream
+	var known int
 	c.mu.Lock()
-	s, known, err := c.admitLocked(id, offset, n, kind == frameDataFin)
+	if c.err == nil {
+		s, known, err = c.admitLocked(id, offset, n, kind == frameDataFin)
+	}
 	c.mu.Unlock()
 	switch {
 	case err != nil:
@@ -177,14 +189,12 @@ func (c *Conn) readBig(kind byte, size int) error {
 	case !c.wantLocked(s):
 		c.consumeLocked(s, k.w)
 		k.free()
-	} else {
-		c.countLocked(s, k.w)
-		if k.w < bigPayload { // most of it was known: hold no chunk for the rest
-			s.arrived.put(k.buf[:k.w])
-			k.free()
-		} else {
-			s.arrived.putChunk(k)
-		}
+	case k.w < bigPayload: // most of it was known: hold no chunk for the rest
+		s.arrived.put(k.buf[:k.w])
+		k.free()
+		c.in.wakes(s)
+	default:
+		s.arrived.putChunk(k)
 		c.in.wakes(s)
 	}
 	if kind == frameDataFin {
@@ -218,6 +228,9 @@ func (c *Conn) readPayload(p []byte) error {
 }
 
 func (c *Conn) handleLocked(f frame) error {
+	if c.err != nil && f.kind != frameClose {
+		return nil // the Conn has ended; this is to hear that the peer's has
+	}
 	switch f.kind {
 	case frameData, frameDataFin:
 		return c.onDataLocked(f)
@@ -228,16 +241,18 @@ func (c *Conn) handleLocked(f frame) error {
 	case framePong:
 		return c.onPongLocked(f.value)
 	case frameCredit:
-		if f.value > c.sendLimit {
-			c.sendLimit = f.value
-			c.kickLocked()
+		if f.value <= c.sendLimit {
+			return c.chargeLocked()
 		}
+		c.sendLimit = f.value
+		c.kickLocked()
 		return nil
 	case frameStreams:
-		if f.value > c.openLimit {
-			c.openLimit = f.value
-			c.changed.Broadcast()
+		if f.value <= c.openLimit {
+			return c.chargeLocked()
 		}
+		c.openLimit = f.value
+		c.changed.Broadcast()
 		return nil
 	case frameGoAway:
 		return c.onGoAwayLocked(f.value)
@@ -255,10 +270,19 @@ func (c *Conn) handleLocked(f frame) error {
 	}
 	switch f.kind {
 	case frameStreamCredit:
+		if f.value <= s.sendLimit {
+			return c.chargeLocked()
+		}
 		c.onStreamCreditLocked(s, f.value)
 	case frameBlocked:
+		if f.value <= s.heldUpAt || f.value > s.received { // said before, or made up
+			return c.chargeLocked()
+		}
 		c.onBlockedLocked(s, f.value)
 	case frameStop:
+		if s.sendDone {
+			return c.chargeLocked()
+		}
 		code := Code(f.value)
 		s.cutWriteLocked(code, &StreamError{Code: code, Remote: true})
 	case frameReset:

@@ -219,9 +219,6 @@ func (c *Conn) returnCreditLocked() {
 
 // onBlockedLocked notes that the peer waits for credit.
 func (c *Conn) onBlockedLocked(s *Stream, at uint64) {
-	if at <= s.heldUpAt || at > s.received {
-		return // said before, or made up
-	}
 	s.heldUp, s.heldUpAt, s.isHeldUp = c.age(), at, true
 	c.offerCreditLocked(s)
 }

@@ -199,10 +199,10 @@ func (c *Conn) workLocked() bool {
 }
 
 // writeLoop sends batches until the Conn ends, and then what was written
-// before it did.
+// before it did. It leaves the net.Conn to readLoop if the peer can still hear
+// our goodbye.
 func (c *Conn) writeLoop() {
 	defer c.wg.Done()
-	defer c.closeConn()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
@@ -219,14 +219,19 @@ func (c *Conn) writeLoop() {
 			c.mu.Lock()
 			c.gatherLocked()
 		}
-		if c.out != nil {
-			if err := c.writeLocked(); err != nil {
-				c.failLocked(fmt.Errorf("mux: connection lost: %w", err))
-				last = true
-			}
+		if last && c.out == nil { // nobody to say goodbye to
+			c.closeConn()
+			return
+		}
+		if c.out == nil {
+			continue
+		}
+		if err := c.writeLocked(); err != nil {
+			c.failLocked(fmt.Errorf("mux: connection lost: %w", err))
+			c.closeConn()
+			return
 		}
 		if last {
-			c.cut.Stop()
 			return
 		}
 	}

@@ -16,49 +16,52 @@ import (
 	"github.com/culvertd/culvert/mux"
 )
 
-// tlsPair returns both ends of a TLS 1.3 connection over loopback.
-func tlsPair(b testing.TB) (client, server net.Conn) {
-	b.Helper()
+// identity is a certificate for "node", and who trusts it.
+var identity = sync.OnceValues(func() (tls.Certificate, *x509.CertPool) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		b.Fatal(err)
+		panic(err)
 	}
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"node"}}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, leaf, &key.PublicKey, key)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"node"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
-		b.Fatal(err)
+		panic(err)
 	}
-	parsed, err := x509.ParseCertificate(der)
+	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
-		b.Fatal(err)
+		panic(err)
 	}
 	roots := x509.NewCertPool()
-	roots.AddCert(parsed)
+	roots.AddCert(leaf)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, roots
+})
+
+// tlsPair returns both ends of a TLS 1.3 connection over loopback.
+func tlsPair(t testing.TB) (client, server net.Conn) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	defer ln.Close()
 	left, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	right, err := ln.Accept()
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	c := tls.Client(left, &tls.Config{RootCAs: roots, ServerName: "node", DynamicRecordSizingDisabled: true})
-	s := tls.Server(right, &tls.Config{
-		Certificates:                []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-		DynamicRecordSizingDisabled: true,
-	})
+	cert, roots := identity()
+	c := tls.Client(left, &tls.Config{RootCAs: roots, ServerName: "node"})
+	s := tls.Server(right, &tls.Config{Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true})
 	done := make(chan error)
 	go func() { done <- s.Handshake() }()
 	if err := c.Handshake(); err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	if err := <-done; err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	return c, s
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -254,6 +255,81 @@ func TestPeerThatEndsNothing(t *testing.T) {
 		cancel()
 		if n := p.conn.NumStreams(); n != maxOpen {
 			t.Errorf("%d streams are left", n)
+		}
+	})
+}
+
+// waiting is a conn whose empty Read is an error: some wait in it for the next
+// byte, net.Pipe's and a WebSocket's among them.
+type waiting struct {
+	net.Conn
+	t *testing.T
+}
+
+func (w waiting) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		w.t.Error("an empty Read")
+	}
+	return w.Conn.Read(p)
+}
+
+func TestEndOfARepeatIsHeardAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		left, right := net.Pipe()
+		c := Server(waiting{right, t}, quietly)
+		go io.Copy(io.Discard, left)
+		big := strings.Repeat("x", maxPayload)
+		b := append([]byte(preface), appendFrame(nil, frame{kind: frameSettings})...)
+		b = appendFrame(b, data(0, 0, big))
+		b = appendFrame(b, dataFin(0, 0, big))
+		left.Write(b)
+		s, err := c.Accept(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.SetReadDeadline(time.Now().Add(time.Minute))
+		if got, err := io.ReadAll(s); len(got) != maxPayload || err != nil {
+			t.Errorf("read %d bytes and %v", len(got), err)
+		}
+		left.Close()
+		c.Close()
+	})
+}
+
+func TestNothingIsSaidAfterClose(t *testing.T) {
+	for range 2000 { // the writer is at the right place in one of some hundred
+		synctest.Test(t, func(t *testing.T) {
+			w := newWire(false)
+			c := Server(w, quietly)
+			synctest.Wait()
+			w.taken()
+			w.give([]byte(preface + "\x0c\x00\x00"))
+			synctest.Wait()
+			c.Open(t.Context())            // the writer wakes to announce it,
+			w.give([]byte("\x0d\x00\x00")) // and the reader ends the Conn
+			synctest.Wait()
+			for said := w.taken(); len(said) > frameHeader; {
+				kind, n := said[0], frameHeader+(int(said[1])<<8|int(said[2]))
+				if said = said[n:]; kind == frameClose && len(said) > 0 {
+					t.Fatalf("after close came % x", said)
+				}
+			}
+			w.end(nil)
+			c.Close()
+		})
+	}
+}
+
+func TestFloodAfterAWhileIsAFlood(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.ignore()
+		time.Sleep(time.Minute)
+		for range floodBurst + 1 {
+			p.link.Write(appendFrame(nil, number(framePing, 1)))
+		}
+		synctest.Wait()
+		if p.conn.Err() == nil {
+			t.Errorf("%d pings at once pass", floodBurst+1)
 		}
 	})
 }

@@ -55,7 +55,7 @@ const (
 	maxVarint = 1<<62 - 1
 )
 
-// Ids of settings. Unknown ones are ignored, each may stand once.
+// Ids of settings, which stand in rising order. Unknown ones are ignored.
 const (
 	settingStreamCredit = 0x01 // the credit with which each stream begins
 	settingCredit       = 0x02 // the credit with which the connection begins
@@ -204,18 +204,15 @@ func appendSettings(dst []byte, s settings) []byte {
 func parseSettings(body []byte) (settings, error) {
 	s := floorSettings
 	p := parser{rest: body}
-	var seen uint64
-	for len(p.rest) > 0 {
+	for last := uint64(0); len(p.rest) > 0; {
 		id, value := p.varint(), p.varint()
 		if p.bad {
 			return s, violation(CodeProtocol, "malformed settings")
 		}
-		if id < 64 {
-			if seen&(1<<id) != 0 {
-				return s, violation(CodeProtocol, "setting %d stands twice", id)
-			}
-			seen |= 1 << id
+		if id <= last {
+			return s, violation(CodeProtocol, "setting %d stands behind %d", id, last)
 		}
+		last = id
 		var field *uint64
 		switch id {
 		case settingStreamCredit:

@@ -1,8 +1,11 @@
 package mux
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -270,14 +273,14 @@ func TestHostilePeer(t *testing.T) {
 		{"a flood of pings", CodeFlood, strings.Repeat(raw(framePing, "\x01"), floodBurst+1), nil},
 		{"a flood of answers to no ping", CodeFlood, strings.Repeat(raw(framePong, "\x05"), floodBurst+1), nil},
 		{"a flood of empty data", CodeFlood, strings.Repeat(raw(frameData, "\x00\x00"), floodBurst+2), nil},
-		{"a flood of extensions", CodeFlood, strings.Repeat(raw(frameExtension, ""), floodBurst+1), nil},
-	} {
-		t.Run(row.name, func(t *testing.T) {
 		{"a flood of credit that is none", CodeFlood, strings.Repeat(raw(frameCredit, "\x01"), floodBurst+1), nil},
 		{"a flood of leave that is none", CodeFlood, strings.Repeat(raw(frameStreams, "\x01"), floodBurst+1), nil},
 		{"a flood of credit for a stream", CodeFlood, raw(frameData, "\x00\x00") + strings.Repeat(raw(frameStreamCredit, "\x00\x01"), floodBurst+1), nil},
 		{"a flood of complaints about credit", CodeFlood, raw(frameData, "\x00\x00") + strings.Repeat(raw(frameBlocked, "\x00\x01"), floodBurst+1), nil},
 		{"a flood of stops", CodeFlood, raw(frameData, "\x00\x00") + strings.Repeat(raw(frameStop, "\x00\x00"), floodBurst+2), nil},
+		{"a flood of extensions", CodeFlood, strings.Repeat(raw(frameExtension, ""), floodBurst+1), nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
 			withPeer(t, Config{KeepAlive: -1, MaxStreams: 16}, func(p *peer) {
 				go p.link.Write([]byte(row.bytes))
 				for _, f := range row.send {
@@ -336,6 +339,7 @@ func TestBeginningsThatAreRefused(t *testing.T) {
 		{"no settings", preface + "\x08\x00\x01\x01", CodeProtocol},
 		{"a setting below its floor", setting(settingCredit, 1), CodeProtocol},
 		{"a setting twice", setting(settingStreams, 100, settingStreams, 100), CodeProtocol},
+		{"settings out of order", setting(settingStreams, 100, settingCredit, 1<<20), CodeProtocol},
 		{"half a setting", setting(settingStreams), CodeProtocol},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -359,24 +363,93 @@ func TestBeginningsThatAreRefused(t *testing.T) {
 }
 
 // FuzzFrame: there is one spelling for every frame, and no other is accepted.
+// What can be read is written as the same bytes, and what can be written is
+// read as the same frame. The reference reads the same, and finds the same
+// fault, or one of several.
 func FuzzFrame(f *testing.F) {
-	for _, fr := range []frame{
-		data(4, 1<<20, "payload"), dataFin(0, 0, ""), reset(8, 0x101, 1<<40), stop(1, 0),
-		streamCredit(2, 1<<14), blocked(2, 63), number(frameCredit, 64), number(framePing, maxVarint),
-		{kind: frameClose, value: 2, data: []byte("why")}, {kind: frameSettings, data: appendSettings(nil, floorSettings)},
-	} {
-		f.Add(fr.kind, appendFrame(nil, fr)[frameHeader:])
-	}
 	f.Fuzz(func(t *testing.T, kind byte, body []byte) {
-		fr, err := parseFrame(kind, body)
+		if fr := frameOf(kind, body); kind <= frameSettings || kind >= frameExtension {
+			b := appendFrame(nil, fr)
+			if n := int(b[1])<<8 | int(b[2]); b[0] != kind || n != len(b)-frameHeader {
+				t.Fatalf("the header % x is not of %d bytes of type %#02x", b[:frameHeader], len(b)-frameHeader, kind)
+			}
+			if got, err := parseFrame(kind, b[frameHeader:]); err != nil || !same(got, fr) {
+				t.Errorf("wrote %v, read %v, %v", fr, got, err)
+			}
+		}
+
+		got, err := parseFrame(kind, body)
+		numbers, tail, broken := refBody(kind, body)
 		if err != nil {
-			if !errors.As(err, new(*ConnError)) {
-				t.Errorf("%v is no *ConnError", err)
+			if e, ok := errors.AsType[*ConnError](err); !ok || !slices.Contains(broken, ending(e)) {
+				t.Errorf("% x is refused with %v, want one of %v", body, err, broken)
 			}
 			return
 		}
-		if got := appendFrame(nil, fr)[frameHeader:]; string(got) != string(body) {
-			t.Errorf("read % x but would write % x", body, got)
+		if broken != nil {
+			t.Errorf("% x is accepted in spite of %v", body, broken)
+		}
+		if b := appendFrame(nil, got)[frameHeader:]; !bytes.Equal(b, body) {
+			t.Errorf("read % x but would write % x", body, b)
+		}
+		if fr := numbered(kind, numbers, tail); !same(got, fr) {
+			t.Errorf("read %v, want %v", got, fr)
+		}
+		switch kind {
+		case frameData, frameDataFin:
+			stream, offset, n, err := parseDataPrefix(body[:min(len(body), maxPrefix)])
+			if err != nil || stream != got.stream || offset != got.offset || n != len(body)-len(got.data) {
+				t.Errorf("%v begins with stream %d, offset %d: %d bytes, %v", got, stream, offset, n, err)
+			}
+		case frameSettings:
+			s, err := parseSettings(body)
+			if err != nil {
+				break
+			}
+			again, err := parseSettings(appendSettings(nil, s))
+			if err != nil || again != s || s != (settings{max(s.streamCredit, floorStreamCredit), max(s.credit, floorCredit), max(s.streams, floorStreams)}) {
+				t.Errorf("settings %v became %v, %v", s, again, err)
+			}
 		}
 	})
+}
+
+// frameOf makes any frame of a type that can be written.
+func frameOf(kind byte, seed []byte) frame {
+	var n [3]uint64
+	for i := range n {
+		var b [8]byte
+		seed = seed[copy(b[:], seed):]
+		n[i] = binary.BigEndian.Uint64(b[:]) >> 2
+	}
+	if kind == frameReset || kind == frameStop {
+		n[1] &= maxCode
+	}
+	limit := maxSmallBody
+	switch kind {
+	case frameData, frameDataFin:
+		limit = maxPayload
+	case frameClose:
+		n[0] &= maxCode
+		limit = maxReason
+	case frameReset, frameStop, frameStreamCredit, frameBlocked, frameCredit, frameStreams, framePing, framePong, frameGoAway:
+		limit = 0
+	}
+	return numbered(kind, n, seed[:min(len(seed), limit)])
+}
+
+// numbered is the frame that begins with those numbers.
+func numbered(kind byte, n [3]uint64, tail []byte) frame {
+	f := frame{kind: kind, data: tail}
+	switch kind {
+	case frameData, frameDataFin:
+		f.stream, f.offset = n[0], n[1]
+	case frameReset:
+		f.stream, f.value, f.offset = n[0], n[1], n[2]
+	case frameStop, frameStreamCredit, frameBlocked:
+		f.stream, f.value = n[0], n[1]
+	case frameCredit, frameStreams, framePing, framePong, frameGoAway, frameClose:
+		f.value = n[0]
+	}
+	return f
 }

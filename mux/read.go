@@ -210,12 +210,9 @@ func (c *Conn) readBig(kind byte, size int) error {
 
 // readPayload fills p, however slowly it comes.
 func (c *Conn) readPayload(p []byte) error {
-	for since := c.age(); ; {
+	for since := c.age(); len(p) > 0; {
 		n, err := c.in.read(p)
-		if p = p[n:]; len(p) == 0 {
-			return nil
-		}
-		if err != nil {
+		if p = p[n:]; err != nil && len(p) > 0 {
 			return err
 		}
 		if now := c.age(); now-since > reassureAfter {
@@ -225,6 +222,7 @@ func (c *Conn) readPayload(p []byte) error {
 			c.mu.Unlock()
 		}
 	}
+	return nil
 }
 
 func (c *Conn) handleLocked(f frame) error {
@@ -280,9 +278,10 @@ func (c *Conn) handleLocked(f frame) error {
 		}
 		c.onBlockedLocked(s, f.value)
 	case frameStop:
-		if s.sendDone {
+		if s.stopped {
 			return c.chargeLocked()
 		}
+		s.stopped = true
 		code := Code(f.value)
 		s.cutWriteLocked(code, &StreamError{Code: code, Remote: true})
 	case frameReset:
@@ -294,16 +293,15 @@ func (c *Conn) handleLocked(f frame) error {
 // chargeLocked counts a frame that carried nothing, and ends the Conn when
 // there are too many of them.
 func (c *Conn) chargeLocked() error {
-	if c.allowance--; c.allowance >= 0 {
-		return nil
-	}
 	now := c.age()
-	earned := int(min((now-c.allowedAt).Seconds()*floodRate, floodBurst))
-	if earned == 0 {
+	if earned := int(min((now-c.allowedAt).Seconds()*floodRate, floodBurst)); earned > 0 {
+		c.allowance = min(floodBurst, c.allowance+earned)
+		c.allowedAt = now
+	}
+	if c.allowance == 0 {
 		return violation(CodeFlood, "more than %d frames without content", floodBurst)
 	}
-	c.allowance = earned - 1
-	c.allowedAt = now
+	c.allowance--
 	return nil
 }
 

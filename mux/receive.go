@@ -53,7 +53,7 @@ func (c *Conn) admitLocked(id, offset uint64, n int, fin bool) (s *Stream, known
 	case s.finalKnown && (end > s.final || fin && end != s.final), fin && end < s.received:
 		return nil, 0, violation(CodeFinalSize, "stream %d", id)
 	case s.finalKnown:
-		return nil, 0, nil
+		return nil, 0, c.chargeLocked()
 	case offset > s.received:
 		return nil, 0, violation(CodeProtocol, "stream %d: a gap from %d to %d", id, s.received, offset)
 	case end > s.receiveSaid:
@@ -93,6 +93,10 @@ func (c *Conn) onDataLocked(f frame) error {
 	}
 	return nil
 }
+
+// worthCredit is how much credit of a stream is worth a frame, however large
+// its window.
+const worthCredit = 256 << 10
 
 // wantLocked says whether what arrives on s is kept, once it was counted. It
 // resets s when that would be too much for the Pool.
@@ -155,7 +159,7 @@ func (c *Conn) onResetLocked(s *Stream, code Code, final uint64) error {
 	case s.finalKnown && final != s.final, final < s.received:
 		return violation(CodeFinalSize, "stream %d", s.id)
 	case s.finalKnown:
-		return nil
+		return c.chargeLocked()
 	case final > s.receiveSaid || final-s.received > c.receiveSaid-c.received:
 		return violation(CodeFlowControl, "stream %d was reset at %d", s.id, final)
 	}
@@ -224,7 +228,8 @@ func (c *Conn) onBlockedLocked(s *Stream, at uint64) {
 }
 
 // offerCreditLocked gives the peer credit for more of s, once there is enough
-// of it to be worth a frame.
+// of it to be worth a frame: half a window, or less of a large one, because
+// what was not said yet is missing from what can be under way.
 func (c *Conn) offerCreditLocked(s *Stream) {
 	if s.finalKnown || s.deaf || s.readErr != nil {
 		return
@@ -232,7 +237,7 @@ func (c *Conn) offerCreditLocked(s *Stream) {
 	if s.arrived.size == 0 && s.isHeldUp {
 		c.growLocked(s)
 	}
-	if s.consumed+s.window-s.receiveSaid >= s.window/2 {
+	if s.consumed+s.window-s.receiveSaid >= min(s.window/2, max(worthCredit, s.window/8)) {
 		s.receiveSaid = s.consumed + s.window
 		c.controlLocked(frame{kind: frameStreamCredit, stream: s.id, value: s.receiveSaid})
 	}

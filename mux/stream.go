@@ -29,6 +29,7 @@ type Stream struct {
 	blockedAt  uint64 // the limit at which we told the peer that we wait
 	announced  bool   // the peer knows of us
 	sendDone   bool   // the end, or a reset, is on its way
+	stopped    bool   // the peer said that it reads no more
 	writeErr   error  // why nothing more can be written
 	weight     weight
 	frameAt    int    // where our last frame of data begins in the batch …

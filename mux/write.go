@@ -211,12 +211,13 @@ func (c *Conn) writeLoop() {
 			c.wake.Wait()
 		}
 		c.idle = false
-		last := c.err != nil
-		if !last {
-			// Those who are ready to run may have something to add.
+		if c.err == nil { // those who are ready to run may have something to add
 			c.mu.Unlock()
 			runtime.Gosched()
 			c.mu.Lock()
+		}
+		last := c.err != nil
+		if !last {
 			c.gatherLocked()
 		}
 		if last && c.out == nil { // nobody to say goodbye to

@@ -12,16 +12,17 @@ import (
 // A Conn carries streams over one net.Conn. Its methods may be called from
 // any goroutine.
 type Conn struct {
-	conn  net.Conn
-	cfg   Config
-	ours  uint64 // the lowest bit in the ids of the streams that we open
-	born  time.Time
-	in    frameReader   // the reader's alone
-	heard atomic.Int64  // the age at which the peer was last known to live
-	done  chan struct{} // closed when err is set
-	gone  chan struct{} // closed when the peer has said go-away
-	wg    sync.WaitGroup
-	end   sync.Once // closes conn
+	conn   net.Conn
+	cfg    Config
+	ours   uint64 // the lowest bit in the ids of the streams that we open
+	born   time.Time
+	in     frameReader   // the reader's alone
+	heard  atomic.Int64  // the age at which the peer was last known to live
+	done   chan struct{} // closed when err is set
+	gone   chan struct{} // closed when the peer has said go-away
+	socket socket        // the writer's alone
+	wg     sync.WaitGroup
+	end    sync.Once // closes conn
 
 	mu      sync.Mutex // guards all that follows, and every field of a Stream
 	err     error      // why the Conn has ended
@@ -82,7 +83,7 @@ func newConn(conn net.Conn, cfg Config, ours uint64) *Conn {
 	c.changed.L, c.acceptable.L = &c.mu, &c.mu
 	c.accept.link = linkAccept
 	c.sender.init(&c.mu)
-	shortenQueue(conn)
+	c.socket.init(conn)
 
 	c.mu.Lock()
 	out := c.outLocked()

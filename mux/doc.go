@@ -16,6 +16,10 @@
 // and bulk streams take turns. A connection that breaks is an error on every
 // stream, never a clean io.EOF.
 //
+// Over TCP on Linux, a Conn keeps the socket's send queue short, if it is
+// given the socket itself or something like crypto/tls that says what it is
+// made of (NetConn).
+//
 // # Stopping
 //
 // A Conn owns two goroutines and a timer. [Conn.Shutdown] stops taking

@@ -249,6 +249,7 @@ func (c *Conn) writeLocked() error {
 	began := c.age()
 	c.wroteAt = began
 	c.mu.Unlock()
+	c.socket.tune(began, len(out.b))
 	_, err := c.conn.Write(out.b)
 	took := c.age() - began
 	c.mu.Lock()

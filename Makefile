@@ -1,9 +1,10 @@
 # A newcomer needs two of these: make dev, make test.
 
 TARGET = # of make dev: a service of one's own, say 3000; a built-in page without it
+BENCH = # of make bench-mux: its flags, say -quick; see bench/mux/doc.go
 VULNDB ?= # of make lint: vulnerability data for govulncheck, see tools/lint.sh
 
-.PHONY: build dev test lint check
+.PHONY: build dev test lint check bench-mux
 
 build: # bin/culvert and bin/culvertd
 	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/culvert ./cmd/culvertd
@@ -19,3 +20,6 @@ lint:
 	VULNDB='$(strip $(VULNDB))' tools/lint.sh
 
 check: lint test # the gate: what a change has to pass
+
+bench-mux: # the multiplexer beside others, as Markdown; a quarter of an hour
+	@cd bench && go run ./mux $(BENCH)

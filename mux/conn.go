@@ -224,7 +224,7 @@ func (c *Conn) Shutdown(ctx context.Context) error {
 // it. What was written before is still sent, and the net.Conn is not closed
 // before the peer has done the same on its side, or a second has passed: a
 // socket that is closed with bytes unread takes back those that it sent (RFC
-// 9293, section 3.10.4). Close returns when the goroutines of the Conn have
+// 9293, section 3.6.1). Close returns when the goroutines of the Conn have
 // ended; calling it again is harmless.
 func (c *Conn) Close() error {
 	c.fail(ErrClosed)

@@ -12,8 +12,8 @@
 // The reader of the connection never waits for the application, so a stream
 // that nobody reads holds up nobody else. What it may hold is bounded: by a
 // window per stream, which grows only as long as it is what limits the
-// stream, and by one budget per connection. Small exchanges go before bulk,
-// and bulk streams take turns. A connection that breaks is an error on every
+// stream, by one budget per connection, and if wanted by a [Pool] for many
+// connections. Small exchanges go before bulk, and bulk streams take turns. A connection that breaks is an error on every
 // stream, never a clean io.EOF.
 //
 // Over TCP on Linux, a Conn keeps the socket's send queue short, if it is

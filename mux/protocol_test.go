@@ -336,6 +336,7 @@ func TestBeginningsThatAreRefused(t *testing.T) {
 	}{
 		{"another protocol", "GET / HTTP/1.1\r\n", CodeVersion},
 		{"another version", "culvmux\x02", CodeVersion},
+		{"something else that reads like settings", preface + "\x40\x00\x00", CodeProtocol},
 		{"no settings", preface + "\x08\x00\x01\x01", CodeProtocol},
 		{"a setting below its floor", setting(settingCredit, 1), CodeProtocol},
 		{"a setting twice", setting(settingStreams, 100, settingStreams, 100), CodeProtocol},

@@ -202,6 +202,32 @@ func TestManyOpensAtOnceAreNoFlood(t *testing.T) {
 	})
 }
 
+func TestPongsDoNotPileUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		left, right := memnet.Pipe()
+		gate := make(chan struct{}, 1)
+		c := Server(stuck{right, gate}, quietly)
+		gate <- struct{}{} // preface and settings
+		synctest.Wait()
+		go io.Copy(io.Discard, left)
+		left.Write([]byte(preface))
+		b := appendFrame(nil, frame{kind: frameSettings})
+		for i := range uint64(1000) {
+			b = appendFrame(b, number(framePing, i))
+		}
+		left.Write(b) // the writer takes the first pong, and is stuck with it
+		synctest.Wait()
+		c.mu.Lock()
+		if n := c.lenLocked(); n > maxPrefix {
+			t.Errorf("%d bytes wait for a peer that does not read", n)
+		}
+		c.mu.Unlock()
+		close(gate)
+		left.Close()
+		c.Close()
+	})
+}
+
 func TestPingInALoopIsNoFlood(t *testing.T) {
 	a, b := memnet.Pipe()
 	c, s := Client(a, Config{}), Server(b, Config{})

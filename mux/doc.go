@@ -13,8 +13,8 @@
 // that nobody reads holds up nobody else. What it may hold is bounded: by a
 // window per stream, which grows only as long as it is what limits the
 // stream, by one budget per connection, and if wanted by a [Pool] for many
-// connections. Small exchanges go before bulk, and bulk streams take turns. A connection that breaks is an error on every
-// stream, never a clean io.EOF.
+// connections. Small exchanges go before bulk, and bulk streams take turns.
+// A connection that breaks is an error on every stream, never a clean io.EOF.
 //
 // Over TCP on Linux, a Conn keeps the socket's send queue short, if it is
 // given the socket itself or something like crypto/tls that says what it is

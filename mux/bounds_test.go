@@ -217,6 +217,8 @@ func TestPongsDoNotPileUp(t *testing.T) {
 		}
 		left.Write(b) // the writer takes the first pong, and is stuck with it
 		synctest.Wait()
+		left.Write(b[len(appendFrame(nil, frame{kind: frameSettings})):])
+		synctest.Wait()
 		c.mu.Lock()
 		if n := c.lenLocked(); n > maxPrefix {
 			t.Errorf("%d bytes wait for a peer that does not read", n)

@@ -34,8 +34,9 @@ type Config struct {
 	KeepAlive time.Duration
 
 	// Timeout is how long a ping may stay unanswered, while nothing else
-	// arrives and nothing that we write moves, before the connection ends
-	// with ErrPeerSilent. Zero means 10 seconds; negative means for ever.
+	// arrives, before the connection ends with ErrPeerSilent. A peer to whom
+	// bytes are still coming says so every second, so that a slow link is no
+	// silence. Zero means 10 seconds; negative means for ever.
 	Timeout time.Duration
 }
 

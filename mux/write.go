@@ -48,10 +48,6 @@ const (
 	slowWrite = 4 * time.Millisecond
 	fastWrite = time.Millisecond
 
-	// stuckWrite is a Write that had to wait: when it returns, the peer has
-	// taken something, and lives.
-	stuckWrite = 20 * time.Millisecond
-
 	// heavyShare is how much of a batch may be put together before the
 	// writer is ready for it, for streams that have sent much.
 	heavyShare = 16 << 10
@@ -121,7 +117,7 @@ func (c *Conn) sendNowLocked(s *Stream, p []byte) (n int) {
 		return 0
 	}
 	for n < len(p) && c.lenLocked() < room {
-		m := min(len(p)-n, maxPayload, c.creditLocked(s))
+		m := min(len(p)-n, c.creditLocked(s))
 		if m == 0 {
 			break
 		}
@@ -134,7 +130,7 @@ func (c *Conn) sendNowLocked(s *Stream, p []byte) (n int) {
 	return n
 }
 
-// creditLocked says how much the peer lets s send.
+// creditLocked says how much s may send in a frame.
 func (c *Conn) creditLocked(s *Stream) int {
 	return int(min(s.sendLimit-s.sent, c.sendLimit-c.sent, maxPayload)) // int may have 32 bits
 }
@@ -260,9 +256,6 @@ func (c *Conn) writeLocked() error {
 	case took < fastWrite && size >= c.room/2:
 		c.room = min(maxRoom, c.room*2)
 	}
-	if err == nil && took > stuckWrite {
-		c.heard.Store(int64(c.age()))
-	}
 	if cap(out.b) <= 2*maxRoom {
 		out.b = out.b[:0]
 		batchPool.Put(out)
@@ -299,7 +292,7 @@ func (c *Conn) gatherLocked() {
 // of its queue if it has more to send.
 func (c *Conn) takeTurnLocked(q *queue) {
 	s := q.pop()
-	n := min(len(s.pending), maxPayload, c.creditLocked(s))
+	n := min(len(s.pending), c.creditLocked(s))
 	c.sendDataLocked(s, s.pending[:n])
 	if s.pending = s.pending[n:]; len(s.pending) == 0 {
 		s.writable.Broadcast()

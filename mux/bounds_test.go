@@ -3,6 +3,7 @@ package mux
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -200,6 +201,52 @@ func TestManyOpensAtOnceAreNoFlood(t *testing.T) {
 		a.Close()
 		b.Close()
 	})
+}
+
+func TestCreditDoesNotPileUp(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(data(0, 0, "x"))
+		s := p.accept()
+		go io.Copy(io.Discard, s)
+		big := string(make([]byte, maxPayload))
+		for i := range uint64(16_000) { // the road holds the credit of some of it
+			if _, err := p.link.Write(appendFrame(nil, data(0, 1+i*maxPayload, big))); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		p.conn.mu.Lock()
+		if n := p.conn.lenLocked(); n > 1<<10 {
+			t.Errorf("%d bytes wait for a peer that does not read", n)
+		}
+		p.conn.mu.Unlock()
+		p.link.Break()
+	})
+}
+
+// TestFloodAtItsRate sends as much as may come, and then a little more, for an
+// hour.
+func TestFloodAtItsRate(t *testing.T) {
+	for rate, fine := range map[int]bool{floodRate * 49 / 50: true, floodRate + floodRate/50: false} {
+		t.Run(fmt.Sprint(rate), func(t *testing.T) {
+			withPeer(t, quietly, func(p *peer) {
+				p.ignore()
+				extension := appendFrame(nil, frame{kind: frameExtension})
+				pause := time.Second / time.Duration(2*rate)
+				for range rate * 600 {
+					if _, err := p.link.Write(extension); err != nil {
+						break
+					}
+					pause = 2*time.Second/time.Duration(rate) - pause // long, short, long
+					time.Sleep(pause)
+				}
+				synctest.Wait()
+				if err := p.conn.Err(); (err == nil) != fine {
+					t.Errorf("after ten minutes at %d a second: %v", rate, err)
+				}
+			})
+		})
+	}
 }
 
 func TestPongsDoNotPileUp(t *testing.T) {

@@ -12,17 +12,17 @@ import (
 // A Conn carries streams over one net.Conn. Its methods may be called from
 // any goroutine.
 type Conn struct {
-	conn   net.Conn
-	cfg    Config
-	ours   uint64 // the lowest bit in the ids of the streams that we open
-	born   time.Time
-	in     frameReader   // the reader's alone
-	heard  atomic.Int64  // the age at which the peer was last known to live
-	done   chan struct{} // closed when err is set
-	gone   chan struct{} // closed when the peer has said go-away
-	socket socket        // the writer's alone
-	wg     sync.WaitGroup
-	end    sync.Once // closes conn
+	conn    net.Conn
+	cfg     Config
+	ours    uint64 // the lowest bit in the ids of the streams that we open
+	born    time.Time
+	in      frameReader   // the reader's alone
+	heard   atomic.Int64  // the age at which the peer was last known to live
+	done    chan struct{} // closed when err is set
+	gone    chan struct{} // closed when the peer has said go-away
+	socket  socket        // the writer's alone
+	wg      sync.WaitGroup
+	closing atomic.Bool // conn.Close was called
 
 	mu      sync.Mutex // guards all that follows, and every field of a Stream
 	err     error      // why the Conn has ended
@@ -43,12 +43,14 @@ type Conn struct {
 	acceptable  sync.Cond
 
 	// What we receive.
-	received    uint64 // bytes of all streams, up to each one's highest offset
-	consumed    uint64 // of those, bytes read or thrown away
-	receiveSaid uint64 // the session's limit of which the peer knows
-	windows     uint64 // the sum of the windows of all streams
-	pool        *Pool  // where received-consumed is counted; nil: nowhere
-	allowance   int    // frames without content that may still arrive
+	received    uint64       // bytes of all streams, up to each one's highest offset
+	consumed    uint64       // of those, bytes read or thrown away
+	receiveSaid uint64       // the session's limit of which the peer knows
+	windows     uint64       // the sum of the windows of all streams
+	held        atomic.Int64 // received-consumed, for the Pool
+	unread      queue        // streams with something of it, if there is a Pool
+	crediting   queue        // streams whose limit is to be said
+	allowance   int          // frames without content that may still arrive
 	allowedAt   time.Duration
 
 	sender
@@ -77,14 +79,14 @@ func newConn(conn net.Conn, cfg Config, ours uint64) *Conn {
 		arriveSaid:  cfg.maxStreams(),
 		receiveSaid: cfg.budget(),
 		allowance:   floodBurst,
-		pool:        cfg.Pool,
 	}
 	c.in.conn = ear{c}
 	c.changed.L, c.acceptable.L = &c.mu, &c.mu
-	c.accept.link = linkAccept
+	c.accept.link, c.unread.link, c.crediting.link = linkAccept, linkUnread, linkCredit
 	c.sender.init(&c.mu)
 	c.socket.init(conn)
 
+	cfg.Pool.enter(c)
 	c.mu.Lock()
 	out := c.outLocked()
 	out.b = append(out.b, preface...)
@@ -104,8 +106,9 @@ func newConn(conn net.Conn, cfg Config, ours uint64) *Conn {
 }
 
 // Open opens a stream. It waits only while the peer allows no more of them, or
-// has left 32,768 that it did not end, until ctx ends. It gives ErrGoAway when either side is going away, and the
-// error of the Conn when that has ended. The caller closes the stream.
+// has left 32,768 that it did not end, until ctx ends. It gives ErrGoAway when
+// either side is going away, and the error of the Conn when that has ended. The
+// caller closes the stream.
 //
 // The peer learns of the stream at once, also when nothing is written.
 func (c *Conn) Open(ctx context.Context) (*Stream, error) {
@@ -148,6 +151,9 @@ func (c *Conn) Accept(ctx context.Context) (*Stream, error) {
 	}
 	for {
 		if s := c.accept.pop(); s != nil {
+			if c.err != nil {
+				c.rejoinPoolLocked(s)
+			}
 			if s.settled {
 				c.arriveLimit++
 				c.sayStreamsLocked()
@@ -221,11 +227,11 @@ func (c *Conn) Shutdown(ctx context.Context) error {
 }
 
 // Close ends the Conn and every stream on it, and closes the net.Conn under
-// it. What was written before is still sent, and the net.Conn is not closed
-// before the peer has done the same on its side, or a second has passed: a
-// socket that is closed with bytes unread takes back those that it sent (RFC
-// 9293, section 3.6.1). Close returns when the goroutines of the Conn have
-// ended; calling it again is harmless.
+// it. What was written before is still sent, as far as the net.Conn takes it
+// within a second. Nor is it closed before the peer has done the same on its
+// side, or that second has passed: a socket that is closed with bytes unread
+// takes back those that it sent (RFC 9293, section 3.6.1). Close returns when
+// the goroutines of the Conn have ended; calling it again is harmless.
 func (c *Conn) Close() error {
 	c.fail(ErrClosed)
 	c.wg.Wait()
@@ -262,8 +268,7 @@ func (c *Conn) failLocked(err error) {
 		return
 	}
 	c.err = err
-	c.pool.add(-int(c.received - c.consumed)) // what can still be read goes soon
-	c.pool = nil
+	c.leavePoolLocked()
 	c.sayGoodbyeLocked(err)
 	close(c.done)
 	for _, s := range c.streams {
@@ -277,10 +282,33 @@ func (c *Conn) failLocked(err error) {
 
 	// The peer closes the net.Conn when it has heard our goodbye, and then so
 	// do we. It may not listen; then this is what frees the loops.
-	c.cut = time.AfterFunc(closeTime, c.closeConn)
+	c.cut = time.AfterFunc(closeTime, c.cutConn)
 }
 
-func (c *Conn) closeConn() { c.end.Do(func() { c.conn.Close() }) }
+// closeConn closes the net.Conn, which may take its time: never under the lock.
+func (c *Conn) closeConn() {
+	if c.closing.CompareAndSwap(false, true) {
+		c.conn.Close()
+	}
+}
+
+// cutConn closes the net.Conn where nothing can hold it up. crypto/tls wants to
+// say goodbye as well, and waits for whoever is writing.
+func (c *Conn) cutConn() {
+	innermost(c.conn).Close()
+	c.closeConn()
+}
+
+// innermost returns what conn is made of, if it says so, as crypto/tls does.
+func innermost(conn net.Conn) net.Conn {
+	for {
+		outer, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return conn
+		}
+		conn = outer.NetConn()
+	}
+}
 
 // addStreamLocked makes the stream with that id.
 func (c *Conn) addStreamLocked(id uint64) *Stream {
@@ -306,6 +334,7 @@ func (c *Conn) settleLocked(s *Stream) {
 	delete(c.streams, s.id)
 	c.windows -= s.window
 	c.unannounced.remove(s)
+	c.crediting.remove(s)
 	if len(c.streams) == 0 {
 		c.changed.Broadcast() // Shutdown may be waiting
 	}

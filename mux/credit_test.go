@@ -135,3 +135,20 @@ func TestDiscardedBytesReturnTheirCredit(t *testing.T) {
 		}
 	})
 }
+
+func TestCreditOfALargeWindowIsSaidInEighths(t *testing.T) {
+	withPeer(t, quietly, func(p *peer) {
+		p.send(data(0, 0, ""))
+		s := p.accept()
+		p.conn.mu.Lock()
+		s.window, s.receiveSaid = 16<<20, 16<<20
+		p.conn.mu.Unlock()
+		for i := range uint64(2 << 20 / maxPayload) {
+			p.send(data(0, i*maxPayload, strings.Repeat("x", maxPayload)))
+		}
+		io.ReadFull(s, make([]byte, 2<<20-1))
+		p.wantQuiet("less than an eighth was read")
+		s.Read(make([]byte, 1))
+		p.want("an eighth is worth a frame", streamCredit(0, 18<<20))
+	})
+}

@@ -30,24 +30,147 @@ func TestPoolBoundsManyConns(t *testing.T) {
 		if most := limit + conns*(poolShare+maxPayload); pool.Held() > most {
 			t.Errorf("%d bytes are held, at most %d should be", pool.Held(), most)
 		}
-		if pool.Held() < limit {
+		if pool.Held() < limit-2*firstWindow {
 			t.Errorf("%d bytes are held, while there is room for %d", pool.Held(), limit)
 		}
 		if reset == 0 {
 			t.Error("nobody was reset")
 		}
+	})
+}
 
+// TestPoolSparesTheSmall is a Conn that holds a little for slow readers beside
+// one that takes all there is and says nothing more.
+func TestPoolSparesTheSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := NewPool(2 << 20)
+		fill := func(a, b *Conn, streams int) {
+			for range streams {
+				s, _ := joined(t, a, b)
+				go s.Write(make([]byte, firstWindow))
+				synctest.Wait()
+			}
+		}
+		greedy, greedyPeer := bounded(t, Config{Pool: pool})
+		fill(greedyPeer, greedy, 200)
 		a, b := bounded(t, Config{Pool: pool})
-		s, r := joined(t, a, b)
-		got := make(chan int64)
-		go func() {
-			n, _ := io.Copy(io.Discard, r)
-			got <- n
-		}()
-		s.Write(make([]byte, 4<<20))
-		s.CloseWrite()
-		if n := <-got; n != 4<<20 {
-			t.Errorf("somebody who reads got %d bytes of %d", n, 4<<20)
+		fill(a, b, poolShare/firstWindow-1)
+		for i := range 200 {
+			s, r := joined(t, a, b)
+			go func() {
+				io.Copy(r, r)
+				r.Close()
+			}()
+			s.Write(make([]byte, 4096))
+			s.CloseWrite()
+			if got, err := io.ReadAll(s); len(got) != 4096 || err != nil {
+				t.Fatalf("exchange %d: %d bytes and %v", i, len(got), err)
+			}
+			s.Close()
+		}
+		if b.NumStreams() < poolShare/firstWindow-1 {
+			t.Errorf("%d of its streams are left", b.NumStreams())
+		}
+		if most := int64(3 << 20); greedy.held.Load()+b.held.Load() > most {
+			t.Errorf("%d bytes are held", pool.Held())
+		}
+	})
+}
+
+// TestPoolTakesFromTheGreatest has a Pool overflow because of somebody who
+// holds less than somebody else.
+func TestPoolTakesFromTheGreatest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := NewPool(6 << 20)
+		a, aPeer := bounded(t, Config{Pool: pool})
+		b, bPeer := bounded(t, Config{Pool: pool})
+		fill := func(conn, peer *Conn, streams, each int) {
+			for range streams {
+				s, _ := joined(t, peer, conn)
+				go s.Write(make([]byte, each))
+				synctest.Wait()
+			}
+		}
+		fill(a, aPeer, 100, 1000)
+		fill(a, aPeer, 110, firstWindow)
+		fill(b, bPeer, 50, firstWindow)
+		before := b.NumStreams()
+		fill(b, bPeer, 33, firstWindow)
+		if n := b.NumStreams(); n != before+33 {
+			t.Errorf("the smaller Conn has %d streams of %d left", n, before+33)
+		}
+		small := 0
+		a.mu.Lock()
+		for _, s := range a.streams {
+			if s.arrived.size == 1000 {
+				small++
+			}
+		}
+		a.mu.Unlock()
+		if small != 100 || pool.Held() > 6<<20+maxPayload {
+			t.Errorf("%d small streams of 100 are left, %d bytes are held", small, pool.Held())
+		}
+	})
+}
+
+func TestPoolCountsWhatDeadConnsHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := NewPool(4 << 20)
+		var held []*Stream
+		for range 10 {
+			a, b := bounded(t, Config{Pool: pool})
+			for range 100 {
+				s, r := joined(t, a, b)
+				go s.Write(make([]byte, firstWindow))
+				held = append(held, r)
+				synctest.Wait()
+			}
+			a.Close()
+			b.Wait()
+		}
+		total := 0
+		for _, r := range held {
+			total += r.arrived.size
+		}
+		if total != pool.Held() || total > 4<<20+10*poolShare {
+			t.Errorf("%d bytes are held, and %d counted", total, pool.Held())
+		}
+		for _, r := range held {
+			r.Close()
+		}
+		if pool.Held() != 0 || len(pool.conns) > 0 {
+			t.Errorf("%d bytes and %d Conns are left", pool.Held(), len(pool.conns))
+		}
+	})
+}
+
+func TestPoolForgetsWhatNobodyAccepts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := NewPool(1 << 20)
+		a, b := bounded(t, Config{Pool: pool})
+		for range 2 {
+			s, err := a.Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Write(make([]byte, 100))
+		}
+		synctest.Wait()
+		if pool.Held() != 200 {
+			t.Errorf("%d bytes are held", pool.Held())
+		}
+		a.Close()
+		b.Wait()
+		if pool.Held() != 0 {
+			t.Errorf("%d bytes are held for nobody", pool.Held())
+		}
+		s, err := b.Accept(t.Context())
+		if err != nil || pool.Held() != 100 {
+			t.Errorf("%v, %d bytes are held", err, pool.Held())
+		}
+		s.Close()
+		if pool.Held() != 0 {
+			t.Errorf("%d bytes are held still", pool.Held())
 		}
 	})
 }
@@ -57,9 +180,6 @@ func TestPoolStopsWindowsAtHalf(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			withPeer(t, Config{KeepAlive: -1, Pool: NewPool(limit)}, func(p *peer) {
 				p.ignore()
-				if limit == 0 {
-					p.conn.pool.add(1)
-				}
 				p.send(data(0, 0, string(make([]byte, maxPayload))), data(0, maxPayload, string(make([]byte, maxPayload))))
 				p.send(blocked(0, firstWindow))
 				s := p.accept()

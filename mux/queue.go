@@ -12,6 +12,8 @@ const (
 	linkAccept   = iota // waits for Accept
 	linkAnnounce        // the peer does not know of it yet
 	linkSend            // has something to send: light or heavy
+	linkCredit          // the peer does not know of its limit yet
+	linkUnread          // has something that was not read yet
 	links
 )
 

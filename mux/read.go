@@ -143,6 +143,7 @@ func (c *Conn) handleBuffered() error {
 	}
 	c.mu.Unlock()
 	c.in.wakeReaders()
+	c.cfg.Pool.squeeze()
 	return err
 }
 
@@ -186,7 +187,7 @@ func (c *Conn) readBig(kind byte, size int) error {
 	c.mu.Lock()
 	c.countLocked(s, k.w)
 	switch {
-	case !c.wantLocked(s):
+	case s.deaf || s.readErr != nil:
 		c.consumeLocked(s, k.w)
 		k.free()
 	case k.w < bigPayload: // most of it was known: hold no chunk for the rest
@@ -204,6 +205,7 @@ func (c *Conn) readBig(kind byte, size int) error {
 	}
 	c.mu.Unlock()
 	c.in.wakeReaders()
+	c.cfg.Pool.squeeze()
 	c.in.expectBig()
 	return err
 }
@@ -293,11 +295,10 @@ func (c *Conn) handleLocked(f frame) error {
 // chargeLocked counts a frame that carried nothing, and ends the Conn when
 // there are too many of them.
 func (c *Conn) chargeLocked() error {
-	now := c.age()
-	if earned := int(min((now-c.allowedAt).Seconds()*floodRate, floodBurst)); earned > 0 {
-		c.allowance = min(floodBurst, c.allowance+earned)
-		c.allowedAt = now
-	}
+	const each = time.Second / floodRate
+	earned := (c.age() - c.allowedAt) / each
+	c.allowedAt += earned * each
+	c.allowance = int(min(floodBurst, time.Duration(c.allowance)+earned))
 	if c.allowance == 0 {
 		return violation(CodeFlood, "more than %d frames without content", floodBurst)
 	}

@@ -82,7 +82,7 @@ func (c *Conn) onDataLocked(f frame) error {
 		return c.chargeLocked() // neither bytes, nor an end, nor a new stream
 	}
 	c.countLocked(s, len(fresh))
-	if !c.wantLocked(s) {
+	if s.deaf || s.readErr != nil {
 		c.consumeLocked(s, len(fresh))
 	} else if len(fresh) > 0 {
 		s.arrived.put(fresh)
@@ -94,28 +94,14 @@ func (c *Conn) onDataLocked(f frame) error {
 	return nil
 }
 
-// worthCredit is how much credit of a stream is worth a frame, however large
-// its window.
-const worthCredit = 256 << 10
-
-// wantLocked says whether what arrives on s is kept, once it was counted. It
-// resets s when that would be too much for the Pool.
-func (c *Conn) wantLocked(s *Stream) bool {
-	if s.deaf || s.readErr != nil {
-		return false
-	}
-	if c.received-c.consumed <= poolShare || !c.pool.full() {
-		return true
-	}
-	s.resetLocked(CodeMemory)
-	return false
-}
-
 // countLocked notes n new bytes of s.
 func (c *Conn) countLocked(s *Stream, n int) {
 	s.received += uint64(n)
 	c.received += uint64(n)
-	c.pool.add(n)
+	c.cfg.Pool.add(c, n)
+	if c.cfg.Pool != nil && n > 0 {
+		c.unread.push(s)
+	}
 	c.returnCreditLocked()
 	c.reassureLocked()
 }
@@ -169,13 +155,9 @@ func (c *Conn) onResetLocked(s *Stream, code Code, final uint64) error {
 	if s.readErr == nil {
 		s.readErr = &StreamError{Code: code, Remote: true}
 	}
-	unaccepted := s.links[linkAccept].of != nil
 	s.final, s.finalKnown = final, true
 	c.in.wakes(s)
 	c.settleLocked(s)
-	if unaccepted {
-		return c.chargeLocked() // opened for nothing
-	}
 	return nil
 }
 
@@ -205,7 +187,10 @@ func (c *Conn) onGoAwayLocked(take uint64) error {
 func (c *Conn) consumeLocked(s *Stream, n int) {
 	s.consumed += uint64(n)
 	c.consumed += uint64(n)
-	c.pool.add(-n)
+	c.cfg.Pool.add(c, -n)
+	if c.cfg.Pool != nil && s.arrived.size == 0 {
+		c.unread.remove(s)
+	}
 	c.returnCreditLocked()
 	c.offerCreditLocked(s)
 }
@@ -227,6 +212,10 @@ func (c *Conn) onBlockedLocked(s *Stream, at uint64) {
 	c.offerCreditLocked(s)
 }
 
+// worthCredit is how much credit of a stream is worth a frame, however large
+// its window.
+const worthCredit = 256 << 10
+
 // offerCreditLocked gives the peer credit for more of s, once there is enough
 // of it to be worth a frame: half a window, or less of a large one, because
 // what was not said yet is missing from what can be under way.
@@ -239,7 +228,8 @@ func (c *Conn) offerCreditLocked(s *Stream) {
 	}
 	if s.consumed+s.window-s.receiveSaid >= min(s.window/2, max(worthCredit, s.window/8)) {
 		s.receiveSaid = s.consumed + s.window
-		c.controlLocked(frame{kind: frameStreamCredit, stream: s.id, value: s.receiveSaid})
+		c.crediting.push(s)
+		c.kickLocked()
 	}
 }
 
@@ -247,7 +237,7 @@ func (c *Conn) offerCreditLocked(s *Stream) {
 // the reader was quick: then the window, and not the reader, sets the pace.
 func (c *Conn) growLocked(s *Stream) {
 	s.isHeldUp = false
-	if c.age()-s.heldUp > max(c.rtt, promptRead) || c.pool.half() {
+	if c.age()-s.heldUp > max(c.rtt, promptRead) || c.cfg.Pool.half() {
 		return
 	}
 	left := c.cfg.budget() - min(c.cfg.budget(), c.windows)

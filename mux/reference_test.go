@@ -246,11 +246,7 @@ func (r *reference) onStreamFrame(kind byte, n [3]uint64, tail []byte) {
 		}
 		rest := n[2] - s.got()
 		r.received, r.consumed = r.received+rest, r.consumed+rest
-		queued := s.queued
 		r.finish(s, n[2], fmt.Sprintf("reset by peer %d", n[1]))
-		if queued {
-			r.charge()
-		}
 	case 3:
 		if s.stopped {
 			r.charge()

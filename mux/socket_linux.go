@@ -34,24 +34,16 @@ const (
 	tuneFrom = 16 << 10
 )
 
-// init finds the socket under conn, if conn is one or says, like crypto/tls,
-// what it is made of.
+// init finds the socket under conn, if there is one.
 func (s *socket) init(conn net.Conn) {
-	for {
-		outer, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		conn = outer.NetConn()
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
+	if tcp, ok := innermost(conn).(*net.TCPConn); ok {
 		s.raw, _ = tcp.SyscallConn()
 	}
 }
 
 // tune follows the rate of the socket before a batch of n bytes is written.
 func (s *socket) tune(age time.Duration, n int) {
-	if s.raw == nil || n < tuneFrom || age-s.looked < tuneEvery {
+	if s.raw == nil || n < tuneFrom || s.mark != 0 && age-s.looked < tuneEvery {
 		return
 	}
 	s.looked = age

@@ -190,7 +190,7 @@ func (c *Conn) unqueueLocked(s *Stream) {
 
 // workLocked says whether there is something for the writer to do.
 func (c *Conn) workLocked() bool {
-	return c.out != nil || c.pong || c.credit || !c.unannounced.empty() ||
+	return c.out != nil || c.pong || c.credit || !c.unannounced.empty() || !c.crediting.empty() ||
 		c.sent < c.sendLimit && (!c.light.empty() || !c.heavy.empty())
 }
 
@@ -199,6 +199,13 @@ func (c *Conn) workLocked() bool {
 // our goodbye.
 func (c *Conn) writeLoop() {
 	defer c.wg.Done()
+	if heard := c.writeBatches(); !heard {
+		c.closeConn()
+	}
+}
+
+// writeBatches reports whether the peer can hear how it ended.
+func (c *Conn) writeBatches() (heard bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
@@ -217,19 +224,17 @@ func (c *Conn) writeLoop() {
 			c.gatherLocked()
 		}
 		if last && c.out == nil { // nobody to say goodbye to
-			c.closeConn()
-			return
+			return false
 		}
 		if c.out == nil {
 			continue
 		}
 		if err := c.writeLocked(); err != nil {
 			c.failLocked(fmt.Errorf("mux: connection lost: %w", err))
-			c.closeConn()
-			return
+			return false
 		}
 		if last {
-			return
+			return true
 		}
 	}
 }
@@ -277,6 +282,9 @@ func (c *Conn) gatherLocked() {
 	if c.credit {
 		c.credit = false
 		c.controlLocked(frame{kind: frameCredit, value: c.receiveSaid})
+	}
+	for s := c.crediting.pop(); s != nil; s = c.crediting.pop() {
+		c.controlLocked(frame{kind: frameStreamCredit, stream: s.id, value: s.receiveSaid})
 	}
 	for c.lenLocked() < c.room && !c.light.empty() && c.sent < c.sendLimit {
 		c.takeTurnLocked(&c.light)

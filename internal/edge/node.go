@@ -73,15 +73,19 @@ func (d *door) upgradeAgent(v *visit, w http.ResponseWriter, r *http.Request) {
 	}
 	// An agent outlives the visits, whose contexts end before it does.
 	conn := websocket.NetConn(d.agents, ws, websocket.MessageBinary)
-	d.serveAgent(&agentConn{conn, ws, remote})
+	d.serveAgent(&agentConn{conn, ws, visitorConnOf(r.Context()).raw, remote})
 }
 
 // An agentConn is an agent's connection inside a WebSocket.
 type agentConn struct {
 	net.Conn
 	ws     *websocket.Conn
+	raw    net.Conn // under it
 	remote net.Addr // behind a front end, the agent's own; nil if it is not known
 }
+
+// NetConn lets the mux tune the socket, and close it when TLS would wait.
+func (c *agentConn) NetConn() net.Conn { return c.raw }
 
 func (c *agentConn) RemoteAddr() net.Addr {
 	if c.remote != nil {

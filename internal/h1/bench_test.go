@@ -128,34 +128,3 @@ func BenchmarkWriteHead(b *testing.B) {
 		b.Errorf("got %q", out)
 	}
 }
-
-// TestNothingAllocated: a message costs no memory once its Reader has begun.
-func TestNothingAllocated(t *testing.T) {
-	for range 100 {
-		k := newBlock(smallBlock)
-		k.free()
-		if newBlock(smallBlock) != k {
-			t.Skip("pools forget at will under the race detector")
-		}
-	}
-	requests := NewReader(&forever{b: []byte(browserHead)})
-	answers := NewReader(&forever{b: append([]byte(smallHead), chunked64K()...)})
-	var q Request
-	var s Response
-	got := testing.AllocsPerRun(100, func() {
-		if err := requests.ReadRequest(&q); err != nil {
-			t.Fatal(err)
-		}
-		for range 2 {
-			if err := answers.ReadResponse(&s, false); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := answers.WriteTo(io.Discard); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
-	if got >= 1 { // a collection may empty the pools now and then
-		t.Errorf("%v allocations for three messages", got)
-	}
-}

@@ -175,6 +175,31 @@ func TestPoolForgetsWhatNobodyAccepts(t *testing.T) {
 	})
 }
 
+// TestPoolForgetsWhatArrivesTooLate has a Conn end in the middle of a frame for
+// a stream that nobody accepts.
+func TestPoolForgetsWhatArrivesTooLate(t *testing.T) {
+	pool := NewPool(1 << 20)
+	withPeer(t, Config{KeepAlive: -1, Pool: pool}, func(p *peer) {
+		p.ignore()
+		big := string(appendFrame(nil, data(0, 0, string(make([]byte, maxPayload)))))
+		p.write(big[:100])
+		synctest.Wait()
+		closed := make(chan struct{})
+		go func() {
+			p.conn.Close()
+			close(closed)
+		}()
+		synctest.Wait()
+		p.write(big[100:])
+		synctest.Wait()
+		if pool.Held() != 0 {
+			t.Errorf("%d bytes are held for nobody", pool.Held())
+		}
+		p.link.Close()
+		<-closed
+	})
+}
+
 func TestPoolStopsWindowsAtHalf(t *testing.T) {
 	for name, limit := range map[string]int{"room": 1 << 30, "none": 0} {
 		t.Run(name, func(t *testing.T) {

@@ -185,6 +185,11 @@ func (c *Conn) readBig(kind byte, size int) error {
 		return err
 	}
 	c.mu.Lock()
+	if c.err != nil { // the Conn has ended meanwhile, and left the Pool
+		c.mu.Unlock()
+		k.free()
+		return nil
+	}
 	c.countLocked(s, k.w)
 	switch {
 	case s.deaf || s.readErr != nil:

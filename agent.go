@@ -12,8 +12,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/culvertd/culvert/internal/wire"
 )
 
 // An Agent holds tunnels on one node, over one connection. Fill in the fields,
@@ -133,8 +131,10 @@ func (a *Agent) start(l *Listener) error {
 	if a.Token == "" {
 		return &ConfigError{"token", "none given"}
 	}
-	if l != nil && !wire.ValidHost(l.tunnel.HostHeader) {
-		return &ConfigError{"host header", fmt.Sprintf("%q: want HOST or HOST:PORT", l.tunnel.HostHeader)}
+	if l != nil {
+		if err := l.tunnel.check(); err != nil {
+			return err
+		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

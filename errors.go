@@ -19,6 +19,7 @@ var (
 	ErrTooManyTunnels = errors.New("too many tunnels")                         // the session holds as many as it may
 	ErrReplaced       = errors.New("replaced")                                 // another agent of the same owner took over
 	ErrRevoked        = errors.New("revoked")                                  // the token ended while it was in use
+	ErrOptionInvalid  = errors.New("option invalid")                           // the node does not take something else that the tunnel has
 	ErrVersion        = errors.New("agent and node have no version in common") // one of the two is too old
 )
 
@@ -30,6 +31,7 @@ var sentinels = map[wire.Code]error{
 	wire.TooManyTunnels:     ErrTooManyTunnels,
 	wire.Replaced:           ErrReplaced,
 	wire.Revoked:            ErrRevoked,
+	wire.OptionInvalid:      ErrOptionInvalid,
 	wire.VersionUnsupported: ErrVersion,
 }
 

@@ -202,13 +202,13 @@ func (s *session) ask(open []*Listener) (next time.Duration, err error) {
 		s.requests++
 		b.request = s.requests
 		s.set(b.request, l) // before the node can have opened a stream for it
-		m := &wire.Bind{Request: b.request, Name: l.Name(), HostHeader: l.tunnel.HostHeader}
+		m := l.tunnel.bind(b.request, l.Name())
 		if err := s.send(m); err != nil {
 			if !errors.Is(err, wire.ErrMalformed) {
 				return 0, err
 			}
 			s.lose(l, b, &RefusedError{Name: m.Name, Code: wire.NameInvalid.String(), Final: true,
-				Reason: "name or host header is too long or not printable", sentinel: ErrNameInvalid})
+				Reason: "the name is too long or not printable", sentinel: ErrNameInvalid})
 		}
 	}
 	return next, nil

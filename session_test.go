@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,7 +21,7 @@ func TestTranscript(t *testing.T) {
 		a := n.agent()
 		a.Software = "test/1"
 		defer a.Close()
-		listen := listening(t.Context(), a, Tunnel{Name: "blog", HostHeader: "localhost"})
+		listen := listening(t.Context(), a, Tunnel{Name: "blog", HostHeader: "localhost", Proto: HTTP2, ServiceTimeout: time.Hour, Silence: -1})
 
 		p := n.next()
 		hello, ok := p.read().(*wire.Hello)
@@ -29,7 +30,9 @@ func TestTranscript(t *testing.T) {
 		}
 		p.wantQuiet("nothing before a welcome", time.Second)
 		p.say(&wire.Welcome{Version: 1, Session: [16]byte{0xab}, Domain: "node.test"})
-		p.want("the tunnel is asked for", &wire.Bind{Request: 1, Name: "blog", HostHeader: "localhost"})
+		p.want("the tunnel is asked for", &wire.Bind{
+			Request: 1, Name: "blog", HostHeader: "localhost", HTTP: wire.HTTP2, ServiceTimeout: 3_600_000, Silence: wire.Forever,
+		})
 		p.bound(1, "blog")
 		ln, err := listen.wait()
 		if err != nil {
@@ -120,6 +123,7 @@ func TestRefusals(t *testing.T) {
 		{wire.NameInvalid, ErrNameInvalid},
 		{wire.NameNotAllowed, ErrNameNotAllowed},
 		{wire.TooManyTunnels, ErrTooManyTunnels},
+		{wire.OptionInvalid, ErrOptionInvalid},
 	} {
 		bubble(t, func(t *testing.T) {
 			n := newNode(t)
@@ -184,21 +188,28 @@ func TestSessionRefused(t *testing.T) {
 
 // TestConfig: what cannot be meant is told before anything is dialled.
 func TestConfig(t *testing.T) {
-	for field, tt := range map[string]struct {
+	good := func() *Agent { return &Agent{Server: "node.test", Token: "cvt_test"} }
+	for _, tt := range []struct {
+		field  string
 		agent  *Agent
 		tunnel Tunnel
 	}{
-		"server":      {&Agent{Token: "cvt_test"}, Tunnel{}},
-		"token":       {&Agent{Server: "node.test"}, Tunnel{}},
-		"host header": {&Agent{Server: "node.test", Token: "cvt_test"}, Tunnel{HostHeader: "a\r\nX: y"}},
+		{"server", &Agent{Token: "cvt_test"}, Tunnel{}},
+		{"token", &Agent{Server: "node.test"}, Tunnel{}},
+		{"host header", good(), Tunnel{HostHeader: "a\r\nX: y"}},
+		{"host header", good(), Tunnel{HostHeader: ":3000"}},
+		{"host header", good(), Tunnel{HostHeader: strings.Repeat("a", 256)}},
+		{"proto", good(), Tunnel{Proto: 3}},
+		{"service timeout", good(), Tunnel{ServiceTimeout: 24*time.Hour + 1}},
+		{"silence", good(), Tunnel{Silence: 1<<63 - 1}},
 	} {
 		tt.agent.Dial = func(context.Context, string, string) (net.Conn, error) {
 			t.Error("it dialled")
 			return nil, net.ErrClosed
 		}
 		_, err := tt.agent.Listen(t.Context(), tt.tunnel)
-		if e, ok := errors.AsType[*ConfigError](err); !ok || e.Field != field {
-			t.Errorf("%s: %v", field, err)
+		if e, ok := errors.AsType[*ConfigError](err); !ok || e.Field != tt.field {
+			t.Errorf("%s: %v", tt.field, err)
 		}
 		tt.agent.Close()
 	}

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // Lookup and Open fail with one of these when nobody can carry the visitor.
@@ -54,11 +55,30 @@ type Opener interface {
 	Open(ctx context.Context, v Visit) (net.Conn, error)
 }
 
+// A Proto is the HTTP that a service speaks.
+type Proto uint8
+
+const (
+	H1 Proto = iota // HTTP/1.1
+	H2              // HTTP/2 from the first byte
+)
+
 // Options are what the agent asked for when it bound the tunnel.
 type Options struct {
 	// HostHeader replaces the Host header on the way to the service. Empty
 	// keeps the visitor's.
 	HostHeader string
+
+	// Proto is what the service speaks in the streams. Zero is HTTP/1.1.
+	Proto Proto
+
+	// ServiceTimeout is how long the head of the service's answer may take.
+	// Zero means the node's default; negative means for ever.
+	ServiceTimeout time.Duration
+
+	// Silence is how long both sides may be silent while a request is passed
+	// on. Zero means the node's default; negative means for ever.
+	Silence time.Duration
 }
 
 // A Route is one stay of a host, as Lookup found it.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/culvertd/culvert/internal/auth"
+	"github.com/culvertd/culvert/internal/h1"
 	"github.com/culvertd/culvert/internal/name"
 	"github.com/culvertd/culvert/internal/router"
 	"github.com/culvertd/culvert/internal/wire"
@@ -201,8 +202,10 @@ func (x *session) bind(ctx context.Context, m *wire.Bind) error {
 		return refuse(wire.ShuttingDown, "", time.Second)
 	case count >= x.server.maxTunnels():
 		return refuse(wire.TooManyTunnels, fmt.Sprintf("a session holds at most %d", x.server.maxTunnels()), 0)
-	case !wire.ValidHost(m.HostHeader):
-		return refuse(wire.NameInvalid, "the host header is not a host", 0)
+	}
+	opt, why := options(m)
+	if why != "" {
+		return refuse(wire.OptionInvalid, why, 0)
 	}
 	ctx, cancel := context.WithTimeout(ctx, claimTime)
 	defer cancel()
@@ -227,8 +230,32 @@ func (x *session) bind(ctx context.Context, m *wire.Bind) error {
 		x.server.log().Warn("name not claimed", "session", x.name(), "tunnel", m.Name, "err", err)
 		return refuse(wire.Internal, "", time.Second)
 	}
-	x.open(label, m)
+	x.open(label, m.Request, opt)
 	return nil
+}
+
+// options are what the agent says of its service, or why it cannot be taken at
+// its word.
+func options(m *wire.Bind) (opt router.Options, why string) {
+	switch {
+	case m.HostHeader != "" && !h1.ValidHost(m.HostHeader):
+		return opt, "the host header is not a host"
+	case !m.HTTP.Known():
+		return opt, fmt.Sprintf("this node knows no service that speaks HTTP of the number %d", m.HTTP)
+	case !m.ServiceTimeout.Valid():
+		return opt, fmt.Sprintf("the service timeout is longer than %v", wire.MaxTimeout)
+	case !m.Silence.Valid():
+		return opt, fmt.Sprintf("the silence is longer than %v", wire.MaxTimeout)
+	}
+	opt = router.Options{
+		HostHeader:     m.HostHeader,
+		ServiceTimeout: m.ServiceTimeout.Duration(),
+		Silence:        m.Silence.Duration(),
+	}
+	if m.HTTP == wire.HTTP2 {
+		opt.Proto = router.H2
+	}
+	return opt, ""
 }
 
 var errHeldHere = errors.New("held by this session")
@@ -254,21 +281,21 @@ func (x *session) claim(ctx context.Context, asked string) (string, error) {
 
 // open sends the visitors of label to the agent from now on, and tells whoever
 // had them before.
-func (x *session) open(label string, m *wire.Bind) {
-	t := &tunnel{session: x, request: m.Request, name: label, host: x.server.host(label)}
-	t.epoch = x.server.Router.Add(t.host, t, router.Options{HostHeader: m.HostHeader})
+func (x *session) open(label string, request uint32, opt router.Options) {
+	t := &tunnel{session: x, request: request, name: label, host: x.server.host(label)}
+	t.epoch = x.server.Router.Add(t.host, t, opt)
 	loser := x.server.hold(t)
 
 	x.mu.Lock()
 	ended := x.ended
 	if !ended {
-		x.tunnels[m.Request] = t
+		x.tunnels[request] = t
 	}
 	x.mu.Unlock()
 	if ended { // meanwhile; whoever ended the session did not see t
 		x.server.release(t)
 	} else {
-		x.send(&wire.Bound{Request: m.Request, Name: label, URL: x.server.publicURL(label), Epoch: t.epoch})
+		x.send(&wire.Bound{Request: request, Name: label, URL: x.server.publicURL(label), Epoch: t.epoch})
 		x.server.log().Info("tunnel opened", "session", x.name(), "tunnel", label)
 	}
 	if loser != nil {

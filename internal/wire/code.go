@@ -22,6 +22,7 @@ const (
 	Replaced           Code = 8  // final: another agent of the same owner has taken over
 	Revoked            Code = 9  // final: the token was revoked or has expired during the session
 	Internal           Code = 10 // the node could not
+	OptionInvalid      Code = 11 // final: an option of the Bind that is none here; the reason says which
 )
 
 // String returns the code as it stands in logs and events: lower case, with
@@ -48,6 +49,8 @@ func (c Code) String() string {
 		return "revoked"
 	case Internal:
 		return "internal"
+	case OptionInvalid:
+		return "option_invalid"
 	}
 	return "code_" + strconv.Itoa(int(c))
 }
@@ -56,7 +59,7 @@ func (c Code) String() string {
 func (c Code) Final() bool {
 	switch c {
 	case Unauthorized, NameTaken, NameInvalid, NameNotAllowed, TooManyTunnels,
-		VersionUnsupported, Replaced, Revoked:
+		VersionUnsupported, Replaced, Revoked, OptionInvalid:
 		return true
 	}
 	return false
@@ -81,6 +84,56 @@ func Milliseconds(d time.Duration) uint32 {
 // peer's wish is not a command.
 func Duration(ms uint32, most time.Duration) time.Duration {
 	return min(time.Duration(ms)*time.Millisecond, most)
+}
+
+// HTTP is a version of HTTP that a service speaks in the streams of a tunnel.
+// The set is closed: a node refuses a Bind with one that it does not know.
+type HTTP uint16
+
+// The versions.
+const (
+	HTTP1 HTTP = 0 // HTTP/1.1
+	HTTP2 HTTP = 2 // HTTP/2 from its first byte, without upgrade (RFC 9113, section 3.3)
+)
+
+// Known reports whether h is one of the set.
+func (h HTTP) Known() bool { return h == HTTP1 || h == HTTP2 }
+
+// A Timeout is how long a node is to wait, as it travels: 0 for the node's own
+// default, [Forever], or 1 to 86,400,000 milliseconds. A node refuses a Bind
+// with any other.
+type Timeout uint32
+
+// Forever is no limit.
+const Forever Timeout = 1<<32 - 1
+
+// MaxTimeout is the longest that is not [Forever].
+const MaxTimeout = 24 * time.Hour
+
+// TimeoutOf is d as it travels: 0 for 0, [Forever] for what is negative. It
+// does not look at MaxTimeout; [Timeout.Valid] does.
+func TimeoutOf(d time.Duration) Timeout {
+	if d < 0 {
+		return Forever
+	}
+	ms := d.Milliseconds()
+	if d%time.Millisecond > 0 { // or a small one would travel as the default
+		ms++
+	}
+	return Timeout(min(ms, int64(Forever-1)))
+}
+
+// Valid reports whether t is one of those that may travel.
+func (t Timeout) Valid() bool {
+	return t == Forever || time.Duration(t)*time.Millisecond <= MaxTimeout
+}
+
+// Duration is what [TimeoutOf] made of it: 0 for the default, and -1 for ever.
+func (t Timeout) Duration() time.Duration {
+	if t == Forever {
+		return -1
+	}
+	return time.Duration(t) * time.Millisecond
 }
 
 // A Secret is text that must not be seen: however it is printed or logged, it

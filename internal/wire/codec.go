@@ -298,11 +298,3 @@ func Text(s string, most int) string {
 	}
 	return s[:most]
 }
-
-// ValidHost reports whether h may stand in a Host header: letters, digits, and
-// what addresses and ports are made of (RFC 9110, section 7.2). Nothing is fine
-// too: it means that nobody asked for one.
-func ValidHost(h string) bool {
-	const chars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]"
-	return len(h) <= MaxHost && strings.Trim(h, chars) == ""
-}

@@ -50,7 +50,7 @@ type Type uint8
 const (
 	TypeHello   Type = 0x01 // agent→node: 1 version int16, 2 features list, 3 agent 16 bytes, 4 token text, 5 software text
 	TypeWelcome Type = 0x02 // node→agent: 1 version int16, 2 features list, 3 session 16 bytes, 4 domain text, 5 software text
-	TypeBind    Type = 0x03 // agent→node: 1 request int32, 2 name text, 3 host header text
+	TypeBind    Type = 0x03 // agent→node: 1 request int32, 2 name text, 3 host header text, 4 http int16, 5 service timeout, 6 silence (both: ms int32)
 	TypeBound   Type = 0x04 // node→agent: 1 request int32, 2 name text, 3 url text, 4 epoch int64
 	TypeRefused Type = 0x05 // node→agent: 1 request int32 (0 = the session), 2 code int16, 3 reason text, 4 retry after ms int32
 	TypeUnbind  Type = 0x06 // agent→node: 1 request int32
@@ -105,6 +105,10 @@ type Bind struct {
 	Request    uint32 // chosen by the agent, not 0, never used twice in a session
 	Name       string // empty: a random name
 	HostHeader string // Host for the service; empty: the visitor's own
+
+	HTTP           HTTP    // what the service speaks
+	ServiceTimeout Timeout // for the head of the service's answer
+	Silence        Timeout // for both sides together, while a request is passed on
 }
 
 // Bound says that visitors of URL are sent to the agent from now on.
@@ -179,6 +183,9 @@ func (m *Bind) fields(c codec) {
 	c.uint32(1, &m.Request)
 	c.text(2, &m.Name, MaxName)
 	c.text(3, &m.HostHeader, MaxHost)
+	c.uint16(4, (*uint16)(&m.HTTP))
+	c.uint32(5, (*uint32)(&m.ServiceTimeout))
+	c.uint32(6, (*uint32)(&m.Silence))
 }
 
 func (m *Bound) fields(c codec) {

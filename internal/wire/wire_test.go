@@ -34,6 +34,7 @@ var golden = []struct {
 	{"welcome", &Welcome{Version: 1, Features: []string{"resume"}, Session: sessionID, Domain: "tunnel.example.com", Software: "culvertd/1.2.3"}},
 	{"bind", &Bind{Request: 1, Name: "blog", HostHeader: "localhost"}},
 	{"bind-random", &Bind{Request: 300}},
+	{"bind-http2", &Bind{Request: 1, Name: "grpc", HTTP: HTTP2, ServiceTimeout: 90_000, Silence: Forever}},
 	{"bound", &Bound{Request: 1, Name: "blog", URL: "https://blog.tunnel.example.com", Epoch: 1 << 40}},
 	{"refused-session", &Refused{Code: Unauthorized, Reason: "unknown token"}},
 	{"refused-bind", &Refused{Request: 1, Code: NameTaken, Reason: `"blog" belongs to somebody else`}},
@@ -253,7 +254,7 @@ func TestCutOff(t *testing.T) {
 // TestCodes: the set is closed, spelled once, and a stranger's code is never final.
 func TestCodes(t *testing.T) {
 	seen := map[string]Code{}
-	for c := Unauthorized; c <= Internal; c++ {
+	for c := Unauthorized; c <= OptionInvalid; c++ {
 		s := c.String()
 		if other, twice := seen[s]; twice || strings.HasPrefix(s, "code_") {
 			t.Errorf("code %d is spelled %q, as is %d", c, s, other)
@@ -265,18 +266,6 @@ func TestCodes(t *testing.T) {
 	}
 	if c := Code(999); c.Final() || c.String() != "code_999" {
 		t.Errorf("unknown code: %v, final %v", c, c.Final())
-	}
-}
-
-func TestValidHost(t *testing.T) {
-	for h, want := range map[string]bool{
-		"": true, "localhost": true, "pi.lan:8080": true, "[::1]:80": true, "my_app": true,
-		"a b": false, "a/b": false, "a@b": false, "a\r\nX: y": false, "a\u00a0b": false, "ä": false,
-		strings.Repeat("a", MaxHost+1): false,
-	} {
-		if got := ValidHost(h); got != want {
-			t.Errorf("ValidHost(%q) = %v", h, got)
-		}
 	}
 }
 
@@ -319,6 +308,29 @@ func TestDurations(t *testing.T) {
 	}
 	if got := Duration(1<<32-1, time.Minute); got != time.Minute {
 		t.Errorf("a peer's 49 days became %v, want the minute we allow", got)
+	}
+}
+
+// TestTimeouts: what goes out comes in again, and what is neither a time nor
+// for ever is told from both.
+func TestTimeouts(t *testing.T) {
+	for d, want := range map[time.Duration]time.Duration{
+		0: 0, time.Minute: time.Minute, MaxTimeout: MaxTimeout, -1: -1, -time.Hour: -1,
+		1: time.Millisecond, time.Millisecond + 1: 2 * time.Millisecond, // never none, which is the default
+	} {
+		if got := TimeoutOf(d); !got.Valid() || got.Duration() != want {
+			t.Errorf("%v travels as %d and arrives as %v, valid %v; want %v", d, got, got.Duration(), got.Valid(), want)
+		}
+	}
+	for _, bad := range []Timeout{TimeoutOf(MaxTimeout + 1), TimeoutOf(1<<63 - 1), Forever - 1} {
+		if bad.Valid() {
+			t.Errorf("%d is valid", bad)
+		}
+	}
+	for h, want := range map[HTTP]bool{HTTP1: true, 1: false, HTTP2: true, 3: false, 65535: false} {
+		if h.Known() != want {
+			t.Errorf("HTTP %d: known is %v", h, !want)
+		}
 	}
 }
 

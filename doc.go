@@ -14,7 +14,7 @@
 //		return err
 //	}
 //	fmt.Println(ln.URL())
-//	return http.Serve(ln, handler) // or culvert.Forward(ctx, ln, "3000")
+//	return http.Serve(ln, handler) // or culvert.Forward(ctx, ln, culvert.Service{Target: "3000"})
 //
 // # Staying connected
 //

@@ -71,7 +71,7 @@ func (e *RefusedError) Error() string {
 // node.
 func (e *RefusedError) Unwrap() error { return e.sentinel }
 
-// A ConfigError says that an [Agent] or a [Tunnel] cannot be meant as it is.
+// A ConfigError says that an [Agent], a [Tunnel] or a [Service] cannot be meant as it is.
 type ConfigError struct {
 	Field   string // as in "server"
 	Problem string // what is wrong with it, and what it should be
@@ -90,6 +90,16 @@ func (e *ServiceError) Error() string { return "service: " + e.Err.Error() }
 
 // Unwrap returns the cause.
 func (e *ServiceError) Unwrap() error { return e.Err }
+
+// A ProtoError says that a service speaks TLS, and not the HTTP of its tunnel in
+// it. It is the cause of a [ServiceError].
+type ProtoError struct {
+	Want Proto // of the tunnel
+}
+
+func (e *ProtoError) Error() string {
+	return fmt.Sprintf("TLS handshake: the service does not agree to speak %v (ALPN)", e.Want)
+}
 
 // A drainError ends a session that the node announced to end.
 type drainError struct{ after time.Duration }

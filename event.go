@@ -13,14 +13,15 @@ type EventKind string
 
 // The kinds of events, with the fields that they fill in.
 const (
-	EventConnecting    EventKind = "connecting"     // Server
-	EventConnected     EventKind = "connected"      // Server, Session, Transport: a session began
-	EventDisconnected  EventKind = "disconnected"   // Server, Err, Retry: a session ended, or did not begin
-	EventReady         EventKind = "ready"          // Name, URL: a tunnel is open, again after each reconnect
-	EventEnded         EventKind = "ended"          // Name, URL, Err: a tunnel was refused or lost, for good
-	EventRefused       EventKind = "refused"        // Name, Err, Retry: a tunnel was refused for now
-	EventServiceFailed EventKind = "service_failed" // Name, URL, Err: the service did not take a visitor
-	EventDraining      EventKind = "draining"       // Server: the node will end the session soon
+	EventConnecting        EventKind = "connecting"         // Server
+	EventConnected         EventKind = "connected"          // Server, Session, Transport: a session began
+	EventDisconnected      EventKind = "disconnected"       // Server, Err, Retry: a session ended, or did not begin
+	EventReady             EventKind = "ready"              // Name, URL: a tunnel is open, again after each reconnect
+	EventEnded             EventKind = "ended"              // Name, URL, Err: a tunnel was refused or lost, for good
+	EventRefused           EventKind = "refused"            // Name, Err, Retry: a tunnel was refused for now
+	EventServiceFailed     EventKind = "service_failed"     // Name, URL, Err: the service did not take a visitor
+	EventServiceUnverified EventKind = "service_unverified" // Name, URL: Forward begins, and whoever answers is taken for the service
+	EventDraining          EventKind = "draining"           // Server: the node will end the session soon
 )
 
 // An Event is something that the people around an agent may want to know.
@@ -98,6 +99,8 @@ func (a *Agent) log(e Event) {
 		log.Warn("tunnel refused", "tunnel", e.Name, "retry", e.Retry, "err", e.Err)
 	case EventServiceFailed:
 		log.Debug("service refused a visitor", "tunnel", e.Name, "err", e.Err)
+	case EventServiceUnverified:
+		log.Warn("service not verified", "tunnel", e.Name)
 	case EventDraining:
 		log.Info("node started to drain", "server", e.Server)
 	}

@@ -33,5 +33,5 @@ func ExampleForward() {
 		log.Fatal(err)
 	}
 	fmt.Println(ln.URL())
-	log.Fatal(culvert.Forward(context.Background(), ln, "3000"))
+	log.Fatal(culvert.Forward(context.Background(), ln, culvert.Service{Target: "3000"}))
 }

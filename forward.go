@@ -16,9 +16,8 @@ import (
 // has ended by itself.
 const parting = 5 * time.Second
 
-// Forward joins each visitor that ln accepts with a conn of its own to the
-// service at target, spelled as [ParseTarget] has it, until ctx or ln ends. It
-// dials nothing else. A service that is away costs its visitors an error, and
+// Forward joins each visitor that ln accepts with a conn of its own to a
+// service, until ctx or ln ends. It dials nothing else. A service that is away costs its visitors an error, and
 // the tunnel nothing.
 //
 // Forward owns ln, and closes it. When ctx ends it cuts visitors in flight and
@@ -27,12 +26,16 @@ const parting = 5 * time.Second
 // started has ended.
 //
 // Any listener will do. From a [Listener] visitors also learn in what way the
-// service failed, and its agent reports it.
-func Forward(ctx context.Context, ln net.Listener, target string) error {
+// service failed, and its agent reports it; and a service with TLS is asked for
+// the HTTP that stands in its [Tunnel], which is HTTP/1.1 for others.
+func Forward(ctx context.Context, ln net.Listener, service Service) error {
 	defer ln.Close()
-	t, err := ParseTarget(target)
+	d, err := service.dialler()
 	if err != nil {
 		return err
+	}
+	if l, ok := ln.(*Listener); ok && service.Insecure {
+		l.agent.emit(Event{Kind: EventServiceUnverified, Name: l.Name(), URL: l.URL()})
 	}
 	visits, cut := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -43,7 +46,7 @@ func Forward(ctx context.Context, ln net.Listener, target string) error {
 	for {
 		conn, err := ln.Accept()
 		if err == nil {
-			wg.Go(func() { serve(visits, conn, t) })
+			wg.Go(func() { serve(visits, conn, d) })
 			continue
 		}
 		if ctx.Err() != nil {
@@ -66,14 +69,14 @@ func waitAtMost(ctx context.Context, wg *sync.WaitGroup, d time.Duration) {
 }
 
 // serve joins one visitor with the service.
-func serve(ctx context.Context, conn net.Conn, t Target) {
+func serve(ctx context.Context, conn net.Conn, d *dialler) {
 	defer func() {
 		if v := recover(); v != nil { // one visitor must not take the others with it
 			relay.Sever(conn, fmt.Errorf("BUG: panic: %v", v))
 			report(conn, fmt.Errorf("BUG: panic: %v\n%s", v, debug.Stack()))
 		}
 	}()
-	service, err := t.dial(ctx)
+	service, err := d.dial(ctx, proto(conn))
 	if err != nil {
 		if ctx.Err() != nil { // not the service's fault
 			err = context.Cause(ctx)
@@ -88,6 +91,14 @@ func serve(ctx context.Context, conn net.Conn, t Target) {
 		relay.Sever(service, context.Cause(ctx))
 	})()
 	relay.Pipe(halfCloser(conn), service)
+}
+
+// proto is the HTTP of the tunnel that conn is from.
+func proto(conn net.Conn) Proto {
+	if c, ok := conn.(*Conn); ok {
+		return c.listener.tunnel.Proto
+	}
+	return HTTP1
 }
 
 // report tells the agent that its service failed, if conn has an agent.

@@ -71,22 +71,54 @@ func TestParseTarget(t *testing.T) {
 	}
 }
 
+// TestTargetHost: what a browser would send.
+func TestTargetHost(t *testing.T) {
+	for in, want := range map[string]string{
+		"3000":               "localhost:3000",
+		"80":                 "localhost",
+		"443":                "localhost:443",
+		"localhost:3000":     "localhost:3000",
+		"http://LOCALHOST":   "localhost",
+		"Pi.lan:8080":        "pi.lan:8080",
+		"pi.lan:80":          "pi.lan",
+		"http://pi.lan:443":  "pi.lan:443",
+		"https://pi.lan":     "pi.lan",
+		"https://pi.lan:443": "pi.lan",
+		"https://pi.lan:80":  "pi.lan:80",
+		"http://192.0.2.7":   "192.0.2.7",
+		"[::1]:3000":         "[::1]:3000",
+		"https://[::1]":      "[::1]",
+		"unix:/run/app.sock": "localhost",
+	} {
+		target, err := ParseTarget(in)
+		if err != nil || target.Host() != want {
+			t.Errorf("%s: got %q, %v; want %q", in, target.Host(), err, want)
+		}
+		if err := (Tunnel{HostHeader: target.Host()}).check(); err != nil {
+			t.Errorf("%s: %v", in, err)
+		}
+	}
+}
+
 // A door is a listener whose visitors are streams of a mux, as a Listener's
 // are, without a node.
 type door struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	agent  *Agent
-	remote *mux.Conn
-	ours   *mux.Conn
+	conns    chan net.Conn
+	closed   chan struct{}
+	agent    *Agent
+	listener *Listener // whose conns they are
+	remote   *mux.Conn
+	ours     *mux.Conn
 }
 
-func newDoor(t *testing.T) *door {
+func newDoor(t testing.TB) *door {
 	a, b := memnet.Pipe()
 	d := &door{
 		conns: make(chan net.Conn), closed: make(chan struct{}), agent: &Agent{},
 		remote: mux.Server(a, mux.Config{}), ours: mux.Client(b, mux.Config{}),
 	}
+	d.listener = newListener(d.agent, Tunnel{Name: "blog"})
+	d.listener.bound("blog", "https://blog.node.test")
 	t.Cleanup(func() { d.remote.Close(); d.ours.Close() })
 	return d
 }
@@ -112,7 +144,7 @@ func (d *door) Close() error {
 func (d *door) Addr() net.Addr { return addr("door") }
 
 // visit opens a stream and hands its other end to Accept.
-func (d *door) visit(t *testing.T) *mux.Stream {
+func (d *door) visit(t testing.TB) *mux.Stream {
 	t.Helper()
 	stream, err := d.remote.Open(t.Context())
 	if err != nil {
@@ -122,15 +154,15 @@ func (d *door) visit(t *testing.T) *mux.Stream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.conns <- &Conn{stream: other, listener: newListener(d.agent, Tunnel{Name: "blog"})}
+	d.conns <- &Conn{stream: other, listener: d.listener}
 	return stream
 }
 
 // forwarding runs Forward until the test ends, and wants it to end then.
-func forwarding(t *testing.T, ln net.Listener, target string) (stop func() error) {
+func forwarding(t testing.TB, ln net.Listener, service Service) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	done := async(func() (struct{}, error) { return struct{}{}, Forward(ctx, ln, target) })
+	done := async(func() (struct{}, error) { return struct{}{}, Forward(ctx, ln, service) })
 	stop = func() error {
 		cancel()
 		_, err := done.wait()
@@ -167,7 +199,7 @@ func TestForward(t *testing.T) {
 			}
 		}()
 		d := newDoor(t)
-		stop := forwarding(t, d, target)
+		stop := forwarding(t, d, Service{Target: target})
 		data := bytes.Repeat([]byte("culvert "), 1<<17)
 		visitor := d.visit(t)
 		go func() { visitor.Write(data); visitor.CloseWrite() }()
@@ -193,7 +225,7 @@ func TestServiceIsAway(t *testing.T) {
 	var events diary
 	d := newDoor(t)
 	d.agent.OnEvent = events.note
-	forwarding(t, d, target)
+	forwarding(t, d, Service{Target: target})
 	wantReset(t, "nobody listens", d.visit(t), wire.ServiceRefused)
 	if e := events.of(EventServiceFailed); len(e) != 1 || e[0].Name != "blog" || !strings.Contains(e[0].Err.Error(), "refused") {
 		t.Errorf("events were %+v", e)
@@ -219,7 +251,7 @@ func TestServiceIsAway(t *testing.T) {
 	untrusted.StartTLS()
 	defer untrusted.Close()
 	secure := newDoor(t)
-	forwarding(t, secure, untrusted.URL)
+	forwarding(t, secure, Service{Target: untrusted.URL})
 	wantReset(t, "a certificate that nobody vouches for", secure.visit(t), wire.ServiceRefused)
 }
 
@@ -230,13 +262,13 @@ func TestServiceIsSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	target, err := ParseTarget("https://" + ln.Addr().String())
+	d, err := Service{Target: "https://" + ln.Addr().String()}.dialler()
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err = target.dial(ctx)
+	_, err = d.dial(ctx, HTTP1)
 	if e, ok := errors.AsType[*ServiceError](err); !ok || !e.Timeout {
 		t.Errorf("got %v, want a timeout", err)
 	}
@@ -250,7 +282,7 @@ func TestForwardEnds(t *testing.T) {
 	}
 	defer ln.Close()
 	d := newDoor(t)
-	stop := forwarding(t, d, ln.Addr().String())
+	stop := forwarding(t, d, Service{Target: ln.Addr().String()})
 	visitor := d.visit(t)
 	service, err := ln.Accept()
 	if err != nil {
@@ -267,10 +299,10 @@ func TestForwardEnds(t *testing.T) {
 
 	d = newDoor(t)
 	d.Close()
-	if err := Forward(t.Context(), d, "3000"); !errors.Is(err, net.ErrClosed) {
+	if err := Forward(t.Context(), d, Service{Target: "3000"}); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Forward of a closed listener: %v", err)
 	}
-	if err := Forward(t.Context(), newDoor(t), "nonsense"); err == nil || !strings.HasPrefix(err.Error(), `target "nonsense"`) {
+	if err := Forward(t.Context(), newDoor(t), Service{Target: "nonsense"}); err == nil || !strings.HasPrefix(err.Error(), `target "nonsense"`) {
 		t.Errorf("Forward to nonsense: %v", err)
 	}
 }
@@ -281,7 +313,7 @@ func TestAnyListener(t *testing.T) {
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }))
 	defer service.Close()
 	d := newDoor(t)
-	forwarding(t, d, service.URL)
+	forwarding(t, d, Service{Target: service.URL})
 	ours, theirs := net.Pipe()
 	d.conns <- theirs
 	io.WriteString(ours, "GET / HTTP/1.0\r\n\r\n")

@@ -2,21 +2,12 @@ package culvert
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"strings"
-	"time"
-
-	"github.com/culvertd/culvert/internal/relay"
 )
-
-// serviceTime is how long a service may take to take a connection, with the
-// TLS handshake if there is one.
-const serviceTime = 10 * time.Second
 
 // A Target is where a service is. It comes from [ParseTarget].
 type Target struct {
@@ -24,6 +15,7 @@ type Target struct {
 	network string   // tcp or unix
 	addrs   []string // tried in order
 	tls     string   // host that the certificate must be for; empty without TLS
+	host    string   // for a Host header
 }
 
 // ParseTarget reads one of
@@ -49,9 +41,9 @@ func ParseTarget(s string) (Target, error) {
 		if !strings.HasPrefix(path, "/") || strings.ContainsRune(path, 0) {
 			return bad("want unix:/PATH, from the root")
 		}
-		return Target{text: s, network: "unix", addrs: []string{path}}, nil
+		return Target{text: s, network: "unix", addrs: []string{path}, host: "localhost"}, nil
 	case !isURL && validPort(s):
-		return Target{text: s, network: "tcp", addrs: loopback(s)}, nil
+		return Target{text: s, network: "tcp", addrs: loopback(s), host: hostHeader("http", "localhost", s)}, nil
 	case !isURL && isNumber(s):
 		return bad("a port is a number from 1 to 65535")
 	case !isURL:
@@ -82,7 +74,7 @@ func ParseTarget(s string) (Target, error) {
 	case !validPort(port):
 		return bad("a port is a number from 1 to 65535")
 	}
-	t := Target{text: s, network: "tcp", addrs: []string{net.JoinHostPort(host, port)}}
+	t := Target{text: s, network: "tcp", addrs: []string{net.JoinHostPort(host, port)}, host: hostHeader(scheme, host, port)}
 	if strings.EqualFold(host, "localhost") {
 		t.addrs = loopback(port)
 	}
@@ -97,33 +89,35 @@ func loopback(port string) []string {
 	return []string{net.JoinHostPort("127.0.0.1", port), net.JoinHostPort("::1", port)}
 }
 
+// hostHeader writes host and port as browsers do (RFC 9110, section 7.2).
+func hostHeader(scheme, host, port string) string {
+	host = strings.ToLower(host)
+	if scheme == "http" && port == "80" || scheme == "https" && port == "443" {
+		if strings.Contains(host, ":") {
+			return "[" + host + "]"
+		}
+		return host
+	}
+	return net.JoinHostPort(host, port)
+}
+
 func isNumber(s string) bool { return strings.Trim(s, "0123456789") == "" }
 
 // String is the target as it was written.
 func (t Target) String() string { return t.text }
 
-// dial connects to the service, within serviceTime. The error is a
-// [*ServiceError].
-func (t Target) dial(ctx context.Context) (relay.HalfCloser, error) {
-	ctx, cancel := context.WithTimeout(ctx, serviceTime)
-	defer cancel()
-	conn, err := t.dialAny(ctx)
-	if err == nil && t.tls != "" {
-		conn, err = t.handshake(ctx, conn)
-	}
-	if err != nil {
-		timeout := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
-		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
-			timeout = true
-		}
-		return nil, &ServiceError{Timeout: timeout, Err: err}
-	}
-	return conn.(relay.HalfCloser), nil // TCP, Unix and TLS conns all are
-}
+// Host is what a browser would send as Host if it went there by itself:
+// without the port that its scheme has anyway, and localhost for this machine
+// and for sockets in its file system. It is what to give [Tunnel.HostHeader]
+// for services that answer only to hosts they know.
+func (t Target) Host() string { return t.host }
 
-// dialAny returns the first of the addresses that answers, or what the first
-// one said.
-func (t Target) dialAny(ctx context.Context) (net.Conn, error) {
+// TLS reports whether the service there speaks TLS.
+func (t Target) TLS() bool { return t.tls != "" }
+
+// dial returns the first of the addresses that answers, or what the first one
+// said.
+func (t Target) dial(ctx context.Context) (net.Conn, error) {
 	var first error
 	for _, addr := range t.addrs {
 		var d net.Dialer
@@ -136,13 +130,4 @@ func (t Target) dialAny(ctx context.Context) (net.Conn, error) {
 		}
 	}
 	return nil, first
-}
-
-func (t Target) handshake(ctx context.Context, conn net.Conn) (net.Conn, error) {
-	secure := tls.Client(conn, &tls.Config{ServerName: t.tls, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12})
-	if err := secure.HandshakeContext(ctx); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return secure, nil
 }

@@ -32,7 +32,7 @@ func TestTwoTunnelsOfOneAgent(t *testing.T) {
 			t.Fatal(err)
 		}
 		done := make(chan error, 1)
-		go func() { done <- culvert.Forward(t.Context(), ln, s.target()) }()
+		go func() { done <- culvert.Forward(t.Context(), ln, culvert.Service{Target: s.target()}) }()
 		t.Cleanup(func() { <-done })
 	}
 	v := n.visitor()

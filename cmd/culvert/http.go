@@ -56,7 +56,7 @@ func (c *cli) http(ctx context.Context, target string, tunnel culvert.Tunnel) er
 		if !c.json {
 			fmt.Fprintln(c.out, ln.URL())
 		}
-		err = culvert.Forward(ctx, ln, target)
+		err = culvert.Forward(ctx, ln, culvert.Service{Target: target})
 	}
 	if ctx.Err() != nil { // we were asked to stop
 		return nil

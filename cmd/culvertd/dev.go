@@ -177,7 +177,7 @@ func (d *dev) serve(ctx context.Context, data string, r server.Ready) error {
 	}
 	d.tell(ln.URL(), r.CAFile)
 	if d.target != "" {
-		return culvert.Forward(ctx, ln, d.target)
+		return culvert.Forward(ctx, ln, culvert.Service{Target: d.target})
 	}
 	page := &http.Server{Handler: http.HandlerFunc(page), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug)}
 	defer context.AfterFunc(ctx, func() { page.Close() })()

@@ -41,6 +41,7 @@
 //
 // # What it does not do
 //
-// It reads no files, flags or environment; the culvert command does. It does
-// not look into the bytes of a visitor.
+// It reads no files, flags or environment; the culvert command does. It changes
+// no byte that passes, and looks at none but the beginnings of answers with
+// which a service refuses a host ([EventHostUnknown]).
 package culvert

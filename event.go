@@ -21,6 +21,7 @@ const (
 	EventRefused           EventKind = "refused"            // Name, Err, Retry: a tunnel was refused for now
 	EventServiceFailed     EventKind = "service_failed"     // Name, URL, Err: the service did not take a visitor
 	EventServiceUnverified EventKind = "service_unverified" // Name, URL: Forward begins, and whoever answers is taken for the service
+	EventHostUnknown       EventKind = "host_unknown"       // Name, URL, Err: the service refused the host it was asked for; once for each tunnel
 	EventDraining          EventKind = "draining"           // Server: the node will end the session soon
 )
 
@@ -101,6 +102,8 @@ func (a *Agent) log(e Event) {
 		log.Debug("service refused a visitor", "tunnel", e.Name, "err", e.Err)
 	case EventServiceUnverified:
 		log.Warn("service not verified", "tunnel", e.Name)
+	case EventHostUnknown:
+		log.Warn("service refused the host", "tunnel", e.Name, "err", e.Err)
 	case EventDraining:
 		log.Info("node started to drain", "server", e.Server)
 	}

@@ -86,6 +86,11 @@ func serve(ctx context.Context, conn net.Conn, d *dialler) {
 		relay.Sever(conn, err)
 		return
 	}
+	if c, ok := conn.(*Conn); ok {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		service = c.watch(service, &wg)
+	}
 	defer context.AfterFunc(ctx, func() {
 		relay.Sever(conn, context.Cause(ctx))
 		relay.Sever(service, context.Cause(ctx))

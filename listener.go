@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvertd/culvert/internal/wire"
@@ -25,6 +26,7 @@ type Listener struct {
 	ready  chan struct{} // closed when it was bound for the first time
 	done   chan struct{} // closed when it has ended
 	err    error         // why; to be read once done is closed
+	hinted atomic.Bool   // EventHostUnknown was emitted: once is enough
 
 	mu    sync.Mutex // guards the fields below
 	name  string

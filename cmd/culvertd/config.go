@@ -21,6 +21,18 @@ type settings struct {
 	tls, cert, key             string
 	trustedProxy               []string
 	drain                      time.Duration
+
+	headTimeout, serviceTimeout, silence, idleTimeout, hsts time.Duration
+	minRate, maxVisitors                                    int
+}
+
+// defaults are the settings when nobody says anything.
+func defaults() settings {
+	return settings{
+		listen: ":443", http: ":80", tls: "internal", drain: 30 * time.Second,
+		headTimeout: 10 * time.Second, serviceTimeout: time.Minute, silence: 5 * time.Minute,
+		idleTimeout: 5 * time.Minute, minRate: 240, maxVisitors: 16384,
+	}
 }
 
 // maxConfig bounds the file.
@@ -32,6 +44,8 @@ func (s *settings) fields() map[string]any {
 		"domain": &s.domain, "listen": &s.listen, "http": &s.http, "data": &s.data,
 		"tls": &s.tls, "cert": &s.cert, "key": &s.key,
 		"trusted-proxy": &s.trustedProxy, "drain": &s.drain,
+		"head-timeout": &s.headTimeout, "service-timeout": &s.serviceTimeout, "silence": &s.silence,
+		"idle-timeout": &s.idleTimeout, "hsts": &s.hsts, "min-rate": &s.minRate, "max-visitors": &s.maxVisitors,
 	}
 }
 
@@ -112,6 +126,8 @@ func kind(into any) string {
 		return "a duration, as in 30s"
 	case *[]string:
 		return "a list"
+	case *int:
+		return "a whole number"
 	}
 	return "a text"
 }
@@ -128,10 +144,9 @@ func plainYAML(err error) string {
 func (s *settings) config() (server.Config, error) {
 	cfg := server.Config{
 		Domain: s.domain, Data: s.data, Listen: s.listen, HTTP: s.http,
-		TLS: server.TLS(s.tls), CertFile: s.cert, KeyFile: s.key, Drain: s.drain,
-	}
-	if s.drain == 0 {
-		cfg.Drain = -1 // somebody wrote 0 and means it; for the server that is its default
+		TLS: server.TLS(s.tls), CertFile: s.cert, KeyFile: s.key, Drain: off(s.drain),
+		HeadTimeout: off(s.headTimeout), ServiceTimeout: off(s.serviceTimeout), Silence: off(s.silence),
+		IdleTimeout: off(s.idleTimeout), HSTS: s.hsts, MinRate: off(s.minRate), MaxVisitors: off(s.maxVisitors),
 	}
 	for _, text := range s.trustedProxy {
 		prefix, err := netip.ParsePrefix(text)
@@ -145,4 +160,13 @@ func (s *settings) config() (server.Config, error) {
 		cfg.TrustedProxies = append(cfg.TrustedProxies, prefix.Masked())
 	}
 	return cfg, cfg.Check()
+}
+
+// off is v as the server wants it: somebody wrote 0 and means it, which there is
+// the default.
+func off[T int | time.Duration](v T) T {
+	if v <= 0 {
+		return -1
+	}
+	return v
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -142,37 +143,90 @@ func TestQuote(t *testing.T) {
 	}
 }
 
-// TestDrainFlag: no time at all is not the same as nothing said.
-func TestDrainFlag(t *testing.T) {
+// serving is what serve would run with these flags over this file.
+func serving(t *testing.T, file string, args ...string) (server.Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "node.yaml")
+	if err := os.WriteFile(path, []byte("domain: a.b\n"+file+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var flags settings
+	set := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	flags.add(set)
+	if err := set.Parse(args); err != nil {
+		t.Fatal(err)
+	}
 	c := &cli{env: func(string) string { return "" }}
-	for _, test := range []struct {
-		flag, file string
-		want       time.Duration
-	}{
-		{"", "", 30 * time.Second},
-		{"0s", "", -1},
-		{"", "drain: 0s", -1},
-		{"", "drain: 0", -1},
-		{"", "drain:", 30 * time.Second},
-		{"5s", "drain: 0", 5 * time.Second},
-		{"0", "drain: 5s", -1},
+	return c.serveConfig(flags, path, set)
+}
+
+// TestLimitFlags: none at all is not the same as nothing said, and flags stand
+// above the file.
+func TestLimitFlags(t *testing.T) {
+	for name, of := range map[string]func(server.Config) any{
+		"drain":           func(c server.Config) any { return c.Drain },
+		"service-timeout": func(c server.Config) any { return c.ServiceTimeout },
+		"silence":         func(c server.Config) any { return c.Silence },
+		"idle-timeout":    func(c server.Config) any { return c.IdleTimeout },
+		"head-timeout":    func(c server.Config) any { return c.HeadTimeout },
+		"hsts":            func(c server.Config) any { return c.HSTS },
+		"min-rate":        func(c server.Config) any { return c.MinRate },
+		"max-visitors":    func(c server.Config) any { return c.MaxVisitors },
 	} {
-		file := filepath.Join(t.TempDir(), "node.yaml")
-		if err := os.WriteFile(file, []byte("domain: a.b\n"+test.file+"\n"), 0o600); err != nil {
-			t.Fatal(err)
+		preset := map[string]any{
+			"drain": 30 * time.Second, "service-timeout": time.Minute, "silence": 5 * time.Minute, "idle-timeout": 5 * time.Minute,
+			"head-timeout": 10 * time.Second, "hsts": time.Duration(0), "min-rate": 240, "max-visitors": 16384,
+		}[name]
+		var five, nothing any = 5 * time.Second, time.Duration(-1)
+		value, zeros := "5s", []string{"0", "0s"}
+		if _, ok := preset.(int); ok {
+			five, nothing, value, zeros = 5, -1, "5", []string{"0"}
 		}
-		var flags settings
-		set := pflag.NewFlagSet("serve", pflag.ContinueOnError)
-		set.DurationVar(&flags.drain, "drain", defaultDrain, "")
-		if test.flag != "" {
-			if err := set.Set("drain", test.flag); err != nil {
-				t.Fatal(err)
+		refused := name == "head-timeout" || name == "max-visitors" // cannot be off
+		if name == "hsts" {
+			nothing = time.Duration(0) // is off anyway
+		}
+		check := func(want any, file string, args ...string) {
+			t.Helper()
+			cfg, err := serving(t, file, args...)
+			if _, ok := errors.AsType[*server.ConfigError](err); refused && want == nothing {
+				if !ok {
+					t.Errorf("%v over %q: got %v, want it refused", args, file, err)
+				}
+			} else if err != nil || of(cfg) != want {
+				t.Errorf("%v over %q: got %v, %v; want %v", args, file, of(cfg), err, want)
 			}
 		}
-		cfg, err := c.serveConfig(flags, file, set)
-		if err != nil || cfg.Drain != test.want {
-			t.Errorf("--drain %q over %q: got %v, %v; want %v", test.flag, test.file, cfg.Drain, err, test.want)
+		check(preset, "")
+		check(preset, name+":")
+		check(five, name+": "+value)
+		check(five, "", "--"+name, value)
+		for _, zero := range zeros {
+			check(nothing, name+": "+zero)
+			check(nothing, "", "--"+name, zero)
+			check(five, name+": "+zero, "--"+name, value)
+			check(nothing, name+": "+value, "--"+name, zero)
 		}
+	}
+}
+
+// TestSettings: whatever is a flag of serve is a key of its file, but for the
+// three that say where that is, and how to log.
+func TestSettings(t *testing.T) {
+	c := &cli{env: func(string) string { return "" }}
+	var s settings
+	keys := s.fields()
+	c.serveCommand().Flags().VisitAll(func(f *pflag.Flag) {
+		switch _, ok := keys[f.Name]; {
+		case f.Name == "config" || f.Name == "log-level" || f.Name == "json":
+		case !ok:
+			t.Errorf("--%s is no key of the file", f.Name)
+		default:
+			delete(keys, f.Name)
+		}
+	})
+	if len(keys) > 0 {
+		t.Errorf("no flags: %v", keys)
 	}
 }
 

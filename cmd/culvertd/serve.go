@@ -14,23 +14,14 @@ import (
 	"github.com/culvertd/culvert/internal/server"
 )
 
-const defaultDrain = 30 * time.Second
-
 func (c *cli) serveCommand() *cobra.Command {
 	var flags settings
 	var file, level string
 	cmd := c.command("serve --domain DOMAIN [flags]", "Run a node", atMost(0), nil)
 	f := cmd.Flags()
-	f.StringVar(&flags.domain, "domain", "", "the node's own `host`; tunnels are names under it")
+	flags.add(f)
 	f.StringVar(&file, "config", "", "YAML `file` with the same names as these flags, which stand above it")
-	f.StringVar(&flags.listen, "listen", ":443", "`address` for visitors and agents")
-	f.StringVar(&flags.http, "http", ":80", "`address` that only redirects to https; empty for none")
 	c.dataFlag(cmd)
-	f.StringVar(&flags.tls, "tls", "internal", "certificates: internal (a CA of our own, under DATA/ca), files, or off (plain HTTP behind a front end)")
-	f.StringVar(&flags.cert, "cert", "", "certificate chain in a PEM `file`, for --tls files")
-	f.StringVar(&flags.key, "key", "", "its key in a PEM `file`")
-	f.StringSliceVar(&flags.trustedProxy, "trusted-proxy", nil, "`CIDR` of the front end whose X-Forwarded headers are believed, for --tls off")
-	f.DurationVar(&flags.drain, "drain", defaultDrain, "how long visitors in flight may take when the node stops; 0 for no time at all")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&c.json, "json", false, "write the log as JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -48,10 +39,30 @@ func (c *cli) serveCommand() *cobra.Command {
 	return cmd
 }
 
+// add makes flags of all settings but data, which other commands have as well.
+func (s *settings) add(f *pflag.FlagSet) {
+	preset := defaults()
+	f.StringVar(&s.domain, "domain", "", "the node's own `host`; tunnels are names under it")
+	f.StringVar(&s.listen, "listen", preset.listen, "`address` for visitors and agents")
+	f.StringVar(&s.http, "http", preset.http, "`address` that only redirects to https; empty for none")
+	f.StringVar(&s.tls, "tls", preset.tls, "certificates: internal (a CA of our own, under DATA/ca), files, or off (plain HTTP behind a front end)")
+	f.StringVar(&s.cert, "cert", "", "certificate chain in a PEM `file`, for --tls files")
+	f.StringVar(&s.key, "key", "", "its key in a PEM `file`")
+	f.StringSliceVar(&s.trustedProxy, "trusted-proxy", nil, "`CIDR` of the front end whose X-Forwarded headers are believed, for --tls off")
+	f.DurationVar(&s.drain, "drain", preset.drain, "how long visitors in flight may take when the node stops; 0 for no time at all")
+	f.DurationVar(&s.headTimeout, "head-timeout", preset.headTimeout, "how long a visitor may take for the head of a request")
+	f.DurationVar(&s.serviceTimeout, "service-timeout", preset.serviceTimeout, "how long a service may take until its answer begins, unless its agent says otherwise; 0 for no limit")
+	f.DurationVar(&s.silence, "silence", preset.silence, "how long visitor and service may both be silent in the middle of a request, unless the agent says otherwise; 0 for no limit")
+	f.DurationVar(&s.idleTimeout, "idle-timeout", preset.idleTimeout, "how long a visitor's connection may wait for its next request; 0 for no limit")
+	f.IntVar(&s.minRate, "min-rate", preset.minRate, "`bytes` per second that a visitor has to send or take, so as not to be cut off after 30s; 0 for none")
+	f.DurationVar(&s.hsts, "hsts", preset.hsts, "tell browsers to come by https only for that long, as in 8760h, in place of what services say; 0 for not at all")
+	f.IntVar(&s.maxVisitors, "max-visitors", preset.maxVisitors, "how many `connections` of visitors there may be")
+}
+
 // serveConfig lays the flags that were given over the file, and the file over
 // the defaults.
 func (c *cli) serveConfig(flags settings, file string, given *pflag.FlagSet) (server.Config, error) {
-	s := settings{listen: ":443", http: ":80", drain: defaultDrain}
+	s := defaults()
 	if file != "" {
 		if err := s.load(file); err != nil {
 			return server.Config{}, err
@@ -66,9 +77,11 @@ func (c *cli) serveConfig(flags settings, file string, given *pflag.FlagSet) (se
 		case *string:
 			*into = *over[name].(*string)
 		case *[]string:
-			*into = flags.trustedProxy
-		default:
-			s.drain = flags.drain
+			*into = *over[name].(*[]string)
+		case *time.Duration:
+			*into = *over[name].(*time.Duration)
+		case *int:
+			*into = *over[name].(*int)
 		}
 	}
 	s.data = cmp.Or(s.data, c.defaultData())

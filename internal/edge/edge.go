@@ -107,6 +107,11 @@ type Edge struct {
 	// each listener; one more is closed at once. Zero means 16384.
 	MaxVisitors int
 
+	// MinRate is how many bytes per second a visitor has to send of a body, or
+	// to take of an answer, so as not to be cut off after 30 seconds. Zero
+	// means 240; negative means that no one is too slow.
+	MinRate int
+
 	// HeadTimeout is the time from the first byte of a request to the end of
 	// its head, and from the handshake to the end of the first head. Zero
 	// means 10 seconds.
@@ -117,14 +122,25 @@ type Edge struct {
 	MaxHead int
 
 	// ServiceTimeout is the time that a service may take from the end of the
-	// request to the end of the head of its answer. Zero means 60 seconds.
+	// request to the end of the head of its answer, unless its tunnel has a
+	// wish of its own. Zero means 60 seconds; negative means for ever.
 	ServiceTimeout time.Duration
 
-	// IdleTimeout is how long both sides of a request may be silent while it
-	// is passed on, and how long a connection may wait for its next request.
-	// It does not apply to upgraded connections such as WebSockets. Zero
-	// means 5 minutes; negative means for ever.
+	// Silence is how long both sides of a request may be silent while it is
+	// passed on, unless its tunnel has a wish of its own. It does not apply to
+	// upgraded connections such as WebSockets. Zero means 5 minutes; negative
+	// means for ever.
+	Silence time.Duration
+
+	// IdleTimeout is how long a visitor's connection may wait for its next
+	// request. Zero means 5 minutes; negative means for ever.
 	IdleTimeout time.Duration
+
+	// HSTS is how long browsers are told to come by https only (RFC 6797), in
+	// whole seconds, with every answer over https and in place of what the
+	// service says about it. Zero means that they are told what the service
+	// says.
+	HSTS time.Duration
 
 	mu    sync.Mutex // guards the fields below
 	ended bool
@@ -140,12 +156,26 @@ type part interface {
 func (e *Edge) handshakeTimeout() time.Duration {
 	return cmp.Or(e.HandshakeTimeout, 10*time.Second)
 }
-func (e *Edge) maxHandshakes() int            { return cmp.Or(e.MaxHandshakes, 1024) }
-func (e *Edge) maxVisitors() int              { return cmp.Or(e.MaxVisitors, 16384) }
-func (e *Edge) headTimeout() time.Duration    { return cmp.Or(e.HeadTimeout, 10*time.Second) }
-func (e *Edge) maxHead() int                  { return cmp.Or(e.MaxHead, 64<<10) }
-func (e *Edge) serviceTimeout() time.Duration { return cmp.Or(e.ServiceTimeout, time.Minute) }
-func (e *Edge) idleTimeout() time.Duration    { return max(0, cmp.Or(e.IdleTimeout, 5*time.Minute)) }
+func (e *Edge) maxHandshakes() int         { return cmp.Or(e.MaxHandshakes, 1024) }
+func (e *Edge) maxVisitors() int           { return cmp.Or(e.MaxVisitors, 16384) }
+func (e *Edge) headTimeout() time.Duration { return cmp.Or(e.HeadTimeout, 10*time.Second) }
+func (e *Edge) maxHead() int               { return cmp.Or(e.MaxHead, 64<<10) }
+func (e *Edge) minRate() int               { return max(0, cmp.Or(e.MinRate, 240)) }
+func (e *Edge) serviceTimeout() time.Duration {
+	return orForever(cmp.Or(e.ServiceTimeout, time.Minute))
+}
+func (e *Edge) silence() time.Duration     { return max(0, cmp.Or(e.Silence, 5*time.Minute)) }
+func (e *Edge) idleTimeout() time.Duration { return max(0, cmp.Or(e.IdleTimeout, 5*time.Minute)) }
+func (e *Edge) hsts() time.Duration        { return max(0, e.HSTS) }
+
+// orForever is d, or 292 years if it is negative: a deadline for those who need
+// to have one.
+func orForever(d time.Duration) time.Duration {
+	if d < 0 {
+		return 1<<63 - 1
+	}
+	return d
+}
 
 func (e *Edge) logger() *slog.Logger {
 	return cmp.Or(e.Log, slog.New(slog.DiscardHandler))

@@ -40,6 +40,10 @@ func TestCheck(t *testing.T) {
 			c.TLS, c.HTTP, c.TrustedProxies = "off", ":80", []netip.Prefix{mustPrefix("10.0.0.0/8")}
 		}, "http"},
 		"front end without off":  {func(c *server.Config) { c.TrustedProxies = []netip.Prefix{mustPrefix("10.0.0.0/8")} }, "trusted-proxy"},
+		"head without end":       {func(c *server.Config) { c.HeadTimeout = -1 }, "head-timeout"},
+		"visitors without end":   {func(c *server.Config) { c.MaxVisitors = -1 }, "max-visitors"},
+		"HSTS that would end it": {func(c *server.Config) { c.HSTS = time.Millisecond }, "hsts"},
+		"HSTS of the past":       {func(c *server.Config) { c.HSTS = -time.Hour }, "hsts"},
 		"listen without port":    {func(c *server.Config) { c.Listen = "127.0.0.1" }, "listen"},
 		"listen is a bare port":  {func(c *server.Config) { c.Listen = "443" }, "listen"},
 		"listen beyond ports":    {func(c *server.Config) { c.Listen = "127.0.0.1:99999" }, "listen"},
@@ -53,7 +57,8 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%s: got %v; want an error about %s", what, err, c.field)
 		}
 	}
-	good.Drain = -time.Second
+	good.Drain, good.ServiceTimeout, good.Silence, good.IdleTimeout, good.MinRate = -1, -1, -1, -1, -1
+	good.HSTS = 8760 * time.Hour
 	good.Domain = "Tunnel.Example.COM"
 	if err := good.Check(); err != nil {
 		t.Errorf("capitals: %v", err)

@@ -81,6 +81,37 @@ type Config struct {
 	// stops. Zero means 30 seconds; negative means no time at all.
 	Drain time.Duration
 
+	// HeadTimeout is how long a visitor may take for the head of a request.
+	// Zero means 10 seconds; it cannot be turned off.
+	HeadTimeout time.Duration
+
+	// ServiceTimeout is how long a service may take until the head of its
+	// answer is there, unless its tunnel has a wish of its own. Zero means 60
+	// seconds; negative means for ever.
+	ServiceTimeout time.Duration
+
+	// Silence is how long visitor and service may both be silent while a
+	// request is passed on, unless its tunnel has a wish of its own. Zero means
+	// 5 minutes; negative means for ever.
+	Silence time.Duration
+
+	// IdleTimeout is how long a visitor's connection may wait for its next
+	// request. Zero means 5 minutes; negative means for ever.
+	IdleTimeout time.Duration
+
+	// MinRate is how many bytes per second a visitor has to send of a body, or
+	// to take of an answer, so as not to be cut off after 30 seconds. Zero
+	// means 240; negative means that no one is too slow.
+	MinRate int
+
+	// HSTS is how long browsers are told to come by https only, in whole
+	// seconds. Zero means that they are not told by the node.
+	HSTS time.Duration
+
+	// MaxVisitors is how many connections of visitors there may be. Zero means
+	// 16384; it cannot be turned off.
+	MaxVisitors int
+
 	// Software is what agents and operators are told runs here. Empty means
 	// "culvertd".
 	Software string
@@ -161,6 +192,14 @@ func (c Config) Check() error {
 	}
 	if c.tls() != TLSOff && len(c.TrustedProxies) > 0 {
 		return &ConfigError{Field: "trusted-proxy", Reason: "is for tls off only: visitors come to this node by themselves"}
+	}
+	switch {
+	case c.HeadTimeout < 0:
+		return &ConfigError{Field: "head-timeout", Reason: "must be more than 0: without it, a stranger holds a connection for nothing"}
+	case c.MaxVisitors < 0:
+		return &ConfigError{Field: "max-visitors", Reason: "must be more than 0: the memory of the node is not without limits either"}
+	case c.HSTS < 0 || c.HSTS%time.Second != 0:
+		return &ConfigError{Field: "hsts", Reason: fmt.Sprintf("%v: want whole seconds, as in 8760h for a year, or 0 for none", c.HSTS)}
 	}
 	for field, addr := range map[string]string{"listen": c.listen(), "http": c.HTTP} {
 		if addr == "" {
@@ -294,6 +333,8 @@ func (n *Node) build(ctx context.Context, st *store.Store) (_ *rooms, err error)
 	r.edge = &edge.Edge{
 		Domain: n.cfg.Domain, GetCertificate: getCertificate, Visitors: routes, Agents: r.sessions,
 		TrustedProxies: n.cfg.TrustedProxies, RedirectPort: port, Log: n.log,
+		HeadTimeout: n.cfg.HeadTimeout, ServiceTimeout: n.cfg.ServiceTimeout, Silence: n.cfg.Silence,
+		IdleTimeout: n.cfg.IdleTimeout, MinRate: n.cfg.MinRate, HSTS: n.cfg.HSTS, MaxVisitors: n.cfg.MaxVisitors,
 	}
 	r.admin = &admin.Server{Auth: r.auth, Sessions: r.sessions, Log: n.log, Status: admin.Status{
 		Domain: n.cfg.Domain, Listen: r.public.Addr().String(), TLS: string(n.cfg.tls()),

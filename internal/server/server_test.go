@@ -429,3 +429,15 @@ func TestFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestServiceTimeout: the operator's limit reaches the edge.
+func TestServiceTimeout(t *testing.T) {
+	n := start(t, t.TempDir(), func(c *server.Config) { c.ServiceTimeout = 50 * time.Millisecond })
+	ln, err := n.serve(n.token("ann").Secret, "slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := get(t, n.visitor(), ln.URL()); status != http.StatusGatewayTimeout {
+		t.Errorf("got %d; want 504", status)
+	}
+}

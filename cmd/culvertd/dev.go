@@ -47,7 +47,7 @@ built-in page shows every request as a service sees it.`
 	f := cmd.Flags()
 	f.StringVar(&d.listen, "listen", "127.0.0.1:8443", "`address` of the node, on loopback")
 	f.StringVar(&d.name, "name", "hello", "`name` of the tunnel")
-	f.StringVar(&d.host, "host-header", "", "`host` that the service is to be asked for")
+	f.StringVar(&d.host, "host-header", "keep", "what the service gets as Host, as `keep|service|HOST`: the public one, that of TARGET, or one of your choice")
 	f.StringVar(&c.data, "data", "", "data `directory` of the node (default in the user's cache)")
 	f.BoolVarP(&verbose, "verbose", "v", false, "show the log of node and agent")
 	f.BoolVar(&c.json, "json", false, "print what there is to know as JSON")
@@ -82,10 +82,19 @@ func (d *dev) check() error {
 		return &usageError{fmt.Sprintf("--listen %s: want a loopback address and a port", d.listen),
 			"for example --listen 127.0.0.1:9443; a node for others is culvertd serve"}
 	}
+	target := culvert.Target{}
 	if d.target != "" {
-		if _, err := culvert.ParseTarget(d.target); err != nil {
+		if target, err = culvert.ParseTarget(d.target); err != nil {
 			return &usageError{err.Error(), "TARGET is 3000, host:port, http://…, https://… or unix:/path"}
 		}
+	}
+	switch d.host {
+	case "keep":
+		d.host = ""
+	case "service":
+		d.host = target.Host()
+	case "":
+		return &usageError{"--host-header is empty", "pass keep, service or a host"}
 	}
 	return nil
 }
@@ -163,8 +172,12 @@ func (d *dev) serve(ctx context.Context, data string, r server.Ready) error {
 			return dialer.DialContext(ctx, "tcp", r.Listen.String())
 		},
 		OnEvent: func(e culvert.Event) {
-			if e.Kind == culvert.EventServiceFailed && !d.cli.json {
+			switch {
+			case d.cli.json:
+			case e.Kind == culvert.EventServiceFailed:
 				fmt.Fprintf(d.cli.err, "culvertd: %s\n", printable(e.Err.Error()))
+			case e.Kind == culvert.EventHostUnknown:
+				fmt.Fprintf(d.cli.err, "hint: %s; try --host-header service, or add it to those that the service allows\n", printable(e.Err.Error()))
 			}
 		},
 	}

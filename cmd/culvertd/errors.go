@@ -24,10 +24,11 @@ const (
 func exitCode(err error) int {
 	_, usage := errors.AsType[*usageError](err)
 	_, config := errors.AsType[*server.ConfigError](err)
+	_, agent := errors.AsType[*culvert.ConfigError](err)
 	answer, answered := errors.AsType[*admin.Error](err)
 	refused, no := errors.AsType[*culvert.RefusedError](err)
 	switch {
-	case usage, config, answered && answer.Code == admin.BadRequest:
+	case usage, config, agent, answered && answer.Code == admin.BadRequest:
 		return exitUsage
 	case errors.Is(err, store.ErrDamaged), answered && answer.Code == admin.NameTaken, no && refused.Final:
 		return exitRefused

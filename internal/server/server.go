@@ -406,6 +406,9 @@ func (n *Node) serve(ctx context.Context, r *rooms) error {
 	var failure error
 	select {
 	case failure = <-failed: // before anybody asked it to end
+		if n.cut.Err() != nil {
+			failure = nil // Close had, and both were there to be seen
+		}
 	case <-ctx.Done():
 	case <-n.cut.Done():
 	}

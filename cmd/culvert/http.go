@@ -10,13 +10,19 @@ import (
 )
 
 func (c *cli) httpCommand() *cobra.Command {
-	var tunnel culvert.Tunnel
+	var name string
+	var s serviceFlags
 	var cmd *cobra.Command
 	cmd = c.command("http TARGET [flags]", "Give a web service a public URL", exactly("TARGET"), func(ctx context.Context, args []string) error {
-		if tunnel.Name == "" && cmd.Flags().Changed("name") { // an unset variable of a script, not a wish for any name
+		if name == "" && cmd.Flags().Changed("name") { // an unset variable of a script, not a wish for any name
 			return &usageError{"--name is empty", "pass --name NAME, or leave it out for a random name"}
 		}
-		return c.http(ctx, args[0], tunnel)
+		tunnel, service, err := s.read(args[0], cmd.Flags().Changed)
+		if err != nil {
+			return err
+		}
+		tunnel.Name = name
+		return c.http(ctx, tunnel, service)
 	})
 	cmd.Long = `Give a web service a public URL, until it is stopped.
 
@@ -29,8 +35,8 @@ TARGET is where the service is:
 
 The URL is the only thing on stdout. A service that is not there (yet) costs its
 visitors an error, and the tunnel nothing.`
-	cmd.Flags().StringVar(&tunnel.Name, "name", "", "the `name` to be had; it stays yours (default: a random one)")
-	cmd.Flags().StringVar(&tunnel.HostHeader, "host-header", "", "what the service gets as `host`, if it answers only to that (default: the public one)")
+	cmd.Flags().StringVar(&name, "name", "", "the `name` to be had; it stays yours (default: a random one)")
+	s.add(cmd.Flags())
 	c.connectionFlags(cmd)
 	cmd.Flags().StringVar(&c.flags.Server, "server", "", "the node, as `host[:port]` (CULVERT_SERVER; default: the one of culvert login)")
 	cmd.Flags().BoolVar(&c.json, "json", false, "events on stdout, one JSON object a line, in place of the URL")
@@ -40,15 +46,12 @@ visitors an error, and the tunnel nothing.`
 
 // http is all of "culvert http". It goes in by the front door: whatever it can
 // do, an importer of the package can do as well.
-func (c *cli) http(ctx context.Context, target string, tunnel culvert.Tunnel) error {
-	if _, err := culvert.ParseTarget(target); err != nil {
-		return &usageError{text: err.Error()}
-	}
+func (c *cli) http(ctx context.Context, tunnel culvert.Tunnel, service culvert.Service) error {
 	agent, err := c.agent()
 	if err != nil {
 		return err
 	}
-	agent.OnEvent = (&teller{cli: c, target: target}).tell
+	agent.OnEvent = (&teller{cli: c, target: service.Target, host: tunnel.HostHeader}).tell
 	defer agent.Close()
 
 	ln, err := agent.Listen(ctx, tunnel)
@@ -56,7 +59,7 @@ func (c *cli) http(ctx context.Context, target string, tunnel culvert.Tunnel) er
 		if !c.json {
 			fmt.Fprintln(c.out, ln.URL())
 		}
-		err = culvert.Forward(ctx, ln, culvert.Service{Target: target})
+		err = culvert.Forward(ctx, ln, service)
 	}
 	if ctx.Err() != nil { // we were asked to stop
 		return nil

@@ -22,7 +22,7 @@ import (
 
 // A node is a small one for scripts, at localhost, with its own CA. It takes
 // the token cvt_good, and takes the name "lost" away as soon as a visitor came;
-// "taken", "forbidden" and "bad..name" are refused.
+// "taken", "forbidden", "bad..name" and "old" are refused.
 type node struct {
 	ln   net.Listener
 	cert tls.Certificate
@@ -38,6 +38,7 @@ type holder struct {
 	conn    *mux.Conn
 	control *mux.Stream
 	request uint32
+	asked   wire.Bind
 }
 
 func startNode(caFile string) (*node, error) {
@@ -130,7 +131,7 @@ func (n *node) serve(conn *mux.Conn) {
 }
 
 func (n *node) bind(conn *mux.Conn, control *mux.Stream, m *wire.Bind) {
-	code := map[string]wire.Code{"taken": wire.NameTaken, "forbidden": wire.NameNotAllowed, "bad..name": wire.NameInvalid}[m.Name]
+	code := map[string]wire.Code{"taken": wire.NameTaken, "old": wire.OptionInvalid, "forbidden": wire.NameNotAllowed, "bad..name": wire.NameInvalid}[m.Name]
 	if code != 0 {
 		wire.Write(control, &wire.Refused{Request: m.Request, Code: code, Reason: "the reason"})
 		return
@@ -141,7 +142,7 @@ func (n *node) bind(conn *mux.Conn, control *mux.Stream, m *wire.Bind) {
 	wire.Write(control, &wire.Bound{Request: m.Request, Name: m.Name, URL: "https://" + m.Name + ".node.test", Epoch: 1})
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.holders[m.Name] = holder{conn, control, m.Request}
+	n.holders[m.Name] = holder{conn, control, m.Request, *m}
 	close(n.change)
 	n.change = make(chan struct{})
 }

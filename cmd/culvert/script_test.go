@@ -1,8 +1,13 @@
 package main
 
 import (
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +34,21 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(n.close)
 			env.Values["node"] = n
+			secure := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello by TLS") }))
+			env.Defer(secure.Close)
+			secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+			ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
+			if err := os.WriteFile(filepath.Join(env.WorkDir, "service.pem"), ca, 0o600); err != nil {
+				return err
+			}
+			picky := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.WriteHeader(http.StatusForbidden)
+				io.WriteString(w, "Blocked request. This host (\""+r.Host+"\") is not allowed.") // Vite's words
+			}))
+			env.Defer(picky.Close)
+			env.Setenv("SECURE", secure.URL) // a service with TLS that signed its certificate itself
+			env.Setenv("PLAIN", strings.TrimPrefix(picky.URL, "http://127.0.0.1:"))
+			env.Setenv("PICKY", picky.URL) // a service that knows no host
 			env.Setenv("NODE", n.addr())
 			env.Setenv("PORT", strings.TrimPrefix(n.addr(), "localhost:"))
 			env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
@@ -38,6 +58,7 @@ func TestScripts(t *testing.T) {
 			"exits":   exits,
 			"bound":   bound,
 			"visitor": visitor,
+			"asked":   asked,
 			"mode":    mode,
 		},
 	})
@@ -83,6 +104,20 @@ func visitor(ts *testscript.TestScript, _ bool, args []string) {
 	got := n.visit(args[0])
 	if !regexp.MustCompile(args[1]).MatchString(got) {
 		ts.Fatalf("the visitor got %q, want %q", got, args[1])
+	}
+}
+
+// asked NAME PATTERN wants what the agent that holds NAME asked for to match.
+func asked(ts *testscript.TestScript, _ bool, args []string) {
+	n := ts.Value("node").(*node)
+	if len(args) != 2 {
+		ts.Fatalf("usage: asked name pattern")
+	}
+	n.mu.Lock()
+	got := fmt.Sprintf("%+v", n.holders[args[0]].asked)
+	n.mu.Unlock()
+	if !regexp.MustCompile(args[1]).MatchString(got) {
+		ts.Fatalf("the agent asked for %s, want %q", got, args[1])
 	}
 }
 

@@ -46,7 +46,7 @@ func (c *cli) agent() (*culvert.Agent, error) {
 
 // agentFor returns an agent for s, which is complete.
 func (c *cli) agentFor(s settings) (*culvert.Agent, error) {
-	roots, err := readCA(s.CA)
+	roots, err := readCA("CA", s.CA, "the file of a node's own CA is DATA/ca/root.pem")
 	if err != nil {
 		return nil, err
 	}
@@ -178,18 +178,19 @@ func checkToken(token string) error {
 	return nil
 }
 
-// readCA reads the certificates in a file; nil for no file.
-func readCA(path string) (*x509.CertPool, error) {
+// readCA reads the certificates in a file; nil for no file. Errors call it
+// what, and give that advice about one without a certificate.
+func readCA(what, path, advice string) (*x509.CertPool, error) {
 	if path == "" {
 		return nil, nil
 	}
 	text, err := readFile(path)
 	if err != nil {
-		return nil, &usageError{text: fmt.Sprintf("CA: %v", err)}
+		return nil, &usageError{text: fmt.Sprintf("%s: %v", what, err)}
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(text) {
-		return nil, &usageError{fmt.Sprintf("CA: %s: no certificate in it", path), "the file of a node's own CA is DATA/ca/root.pem"}
+		return nil, &usageError{fmt.Sprintf("%s: %s: no certificate in it", what, path), advice}
 	}
 	return roots, nil
 }

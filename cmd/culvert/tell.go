@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,7 @@ const again = 10 * time.Second
 type teller struct {
 	cli    *cli
 	target string
+	host   string // for which the service is asked; empty for the public one
 
 	mu   sync.Mutex // guards the fields below, and the order of lines
 	last string
@@ -46,6 +48,12 @@ func (t *teller) tell(e culvert.Event) {
 		t.say(fmt.Sprintf("%v; asking again", e.Err), e.Err)
 	case culvert.EventServiceFailed:
 		t.say(fmt.Sprintf("a visitor could not be served: %v", e.Err), e.Err)
+	case culvert.EventServiceUnverified:
+		t.say(fmt.Sprintf("WARNING: nobody verifies the certificate of %s (--service-insecure); whoever answers there gets what visitors send", t.target), nil)
+	case culvert.EventHostUnknown:
+		if !t.cli.quiet {
+			fmt.Fprintf(t.cli.err, "hint: %s\n", printable(fmt.Sprintf("%v; %s", e.Err, t.hostHint(e.Err))))
+		}
 	case culvert.EventDraining:
 		t.say("the node is about to restart; coming back then", nil)
 	}
@@ -62,6 +70,18 @@ func (t *teller) say(line string, err error) {
 	if advice := hint(err); advice != "" {
 		fmt.Fprintf(t.cli.err, "hint: %s\n", printable(advice))
 	}
+}
+
+// hostHint says what to do about a service that does not know the host it is
+// asked for.
+func (t *teller) hostHint(err error) string {
+	if e, ok := errors.AsType[*culvert.UnknownHostError](err); ok && e.Forwarded {
+		return "it looks at X-Forwarded-Host as well, so add the public host to those that it allows (config.hosts in Rails, allowedHosts in Angular)"
+	}
+	if t.host == "" {
+		return "try --host-header service"
+	}
+	return "name one that it knows with --host-header, or add this one to those that it allows"
 }
 
 // failed is the last event of a run that did not end as asked.
@@ -88,6 +108,9 @@ func hint(err error) string {
 	if e, ok := errors.AsType[*culvert.ServiceError](err); ok {
 		return serviceHint(e)
 	}
+	if e, ok := errors.AsType[*culvert.ConfigError](err); ok {
+		return configHint(e)
+	}
 	for sentinel, advice := range map[error]string{
 		culvert.ErrUnauthorized:   "ask the operator of the node for a token, then run culvert login again; tokens expire and can be revoked",
 		culvert.ErrRevoked:        "ask the operator of the node for a token, then run culvert login again",
@@ -96,6 +119,7 @@ func hint(err error) string {
 		culvert.ErrNameNotAllowed: "choose one with --name that the token is for, or ask the operator of the node",
 		culvert.ErrTooManyTunnels: "stop another tunnel first",
 		culvert.ErrReplaced:       "another culvert of yours holds the name now; stop it, or choose another name with --name",
+		culvert.ErrOptionInvalid:  "if the node is older than this culvert, ask its operator to update it, or do without that option",
 		culvert.ErrVersion:        "update culvert, or ask the operator of the node to update it",
 	} {
 		if errors.Is(err, sentinel) {
@@ -120,9 +144,37 @@ func hint(err error) string {
 	return ""
 }
 
+func configHint(e *culvert.ConfigError) string {
+	switch e.Field {
+	case "host header":
+		return "--host-header is keep, service or a host"
+	case "service timeout", "silence":
+		return "0 is no limit"
+	}
+	return ""
+}
+
 func serviceHint(e *culvert.ServiceError) string {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](e); ok {
-		return "make this machine trust the certificate of the service, or name the service with http:// if it answers to that"
+		return "pass --service-ca FILE with the CA of the service, or with its own certificate if it signed that itself; or --service-insecure to verify nothing"
+	}
+	if e, ok := errors.AsType[x509.HostnameError](e); ok {
+		return fmt.Sprintf("the certificate of the service is not for %q; name the service as its certificate does, or pass --service-insecure to verify nothing", e.Host)
+	}
+	if e, ok := errors.AsType[x509.CertificateInvalidError](e); ok && e.Reason == x509.Expired {
+		return "renew the certificate of the service, or pass --service-insecure to verify nothing"
+	}
+	if e, ok := errors.AsType[*culvert.ProtoError](e); ok {
+		if e.Want == culvert.HTTP2 {
+			return "if it speaks HTTP/1.1 only, leave --service-proto h2 out"
+		}
+		return "if it speaks HTTP/2 only, pass --service-proto h2"
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](e); ok {
+		return "the service speaks no TLS; name it with http:// (and HTTP/2 without TLS is --service-proto h2c)"
+	}
+	if errors.Is(e, os.ErrPermission) {
+		return "this user may not open the socket of the service"
 	}
 	if e.Timeout {
 		return "is the service busy, or behind a firewall?"

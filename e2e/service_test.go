@@ -37,6 +37,15 @@ func startServiceAt(t *testing.T, name, addr string) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := newService(name, ln)
+	s.Start()
+	t.Cleanup(s.Close)
+	return s
+}
+
+// newService is a service on ln that still has to be started, with TLS or
+// without, and closed.
+func newService(name string, ln net.Listener) *service {
 	s := &service{
 		events:  make(chan string),
 		waiting: make(chan struct{}, 1000),
@@ -54,8 +63,6 @@ func startServiceAt(t *testing.T, name, addr string) *service {
 	mux.HandleFunc("GET /wait", s.serveWait)
 
 	s.Server = &httptest.Server{Listener: ln, Config: &http.Server{Handler: mux}}
-	s.Start()
-	t.Cleanup(s.Close)
 	return s
 }
 

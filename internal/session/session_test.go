@@ -56,32 +56,6 @@ func TestTranscript(t *testing.T) {
 	})
 }
 
-// TestOptions: what an agent says of its service arrives at the router.
-func TestOptions(t *testing.T) {
-	bubble(t, func(f *fixture) {
-		p := f.join("ann-1", 1)
-		request := uint32(0)
-		for _, tt := range []struct {
-			bind wire.Bind
-			want router.Options
-		}{
-			{wire.Bind{}, router.Options{}},
-			{wire.Bind{HostHeader: "[::1]:3000", HTTP: wire.HTTP2}, router.Options{HostHeader: "[::1]:3000", Proto: router.H2}},
-			{wire.Bind{ServiceTimeout: 1, Silence: 86_400_000}, router.Options{ServiceTimeout: time.Millisecond, Silence: 24 * time.Hour}},
-			{wire.Bind{ServiceTimeout: wire.Forever, Silence: wire.Forever}, router.Options{ServiceTimeout: -1, Silence: -1}},
-		} {
-			request++
-			tt.bind.Request, tt.bind.Name = request, "blog"
-			p.say(&tt.bind)
-			p.want("bind", &wire.Bound{Request: request, Name: "blog", URL: "https://blog.node.test"})
-			if got, err := f.router.Lookup("blog.node.test"); got.Options != tt.want || err != nil {
-				f.Errorf("%+v became %+v, %v; want %+v", tt.bind, got.Options, err, tt.want)
-			}
-			p.say(&wire.Unbind{Request: request})
-		}
-	})
-}
-
 // TestRefusals: what is asked for and not given. The session lives on.
 func TestRefusals(t *testing.T) {
 	bubble(t, func(f *fixture) {
@@ -97,13 +71,6 @@ func TestRefusals(t *testing.T) {
 			{wire.Bind{Name: "forbidden"}, wire.NameNotAllowed},
 			{wire.Bind{Name: "two.labels"}, wire.NameInvalid},
 			{wire.Bind{Name: "xn--80ak6aa92e"}, wire.NameInvalid},
-			{wire.Bind{Name: "blog", HostHeader: "a\u00a0b"}, wire.OptionInvalid},
-			{wire.Bind{Name: "blog", HostHeader: "a/b"}, wire.OptionInvalid},
-			{wire.Bind{Name: "blog", HostHeader: ":3000"}, wire.OptionInvalid},
-			{wire.Bind{Name: "blog", HTTP: 1}, wire.OptionInvalid},
-			{wire.Bind{Name: "blog", HTTP: 3}, wire.OptionInvalid},
-			{wire.Bind{Name: "blog", ServiceTimeout: 86_400_001}, wire.OptionInvalid},
-			{wire.Bind{Name: "blog", Silence: wire.Forever - 1}, wire.OptionInvalid},
 		} {
 			request++
 			tt.bind.Request = request

@@ -83,6 +83,15 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Quiet reports whether both directions are open and nothing has arrived that
+// was not read: whether a stream that was put aside is as it was left.
+func (s *Stream) Quiet() bool {
+	c := s.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err == nil && s.writeErr == nil && s.readErr == nil && !s.finalKnown && s.arrived.size == 0
+}
+
 // WriteTo writes to w all that arrives, until the stream ends, without a
 // buffer between. It is what io.Copy uses.
 func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {

@@ -49,6 +49,9 @@ func (c *Conn) Break() {
 	c.out.fail(ErrBroken)
 }
 
+// Quiet reports whether both directions are open and there is nothing to read.
+func (c *Conn) Quiet() bool { return c.in.quiet() && c.out.open() }
+
 // Silence makes the link swallow everything from now on, both ways, without a
 // word to anybody: a pulled cable.
 func (c *Conn) Silence() {
@@ -202,6 +205,21 @@ func (h *half) read(p []byte) (int, error) {
 		}
 		h.readable.Wait()
 	}
+}
+
+// quiet reports whether nothing has been written that was not read, and more
+// may come.
+func (h *half) quiet() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.pieces) == 0 && h.end == nil && !h.deaf
+}
+
+// open reports whether something may be written.
+func (h *half) open() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.writeErr == nil && !h.deaf
 }
 
 // wakeAt makes f run at t, and no more when it was to run before.

@@ -47,7 +47,9 @@ type Visit struct {
 // once Open has returned. The conn passes half-closes on if it has a method
 // CloseWrite() error. If it has a method Abort(), that ends both directions at
 // once, so that nobody can take what was cut for a clean end; Close, by
-// contrast, lets what was written arrive. What the agent said about its
+// contrast, lets what was written arrive. If it has a method Quiet() bool, that
+// tells whether both directions are open and nothing is there to be read; a
+// conn without it carries one request of HTTP/1.1 and no other. What the agent said about its
 // service arrives as a *[ServiceError] from Open, Read or Write.
 //
 // Open may be called at once from many goroutines.

@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"bytes"
 	"io"
 	"math"
 	"net/http"
@@ -79,6 +80,35 @@ func (r *Reader) WriteTo(w io.Writer) (n int64, err error) {
 // Done says whether the body was read to its end, and with it the trailers:
 // that Next would return io.EOF without reading.
 func (r *Reader) Done() bool { return r.body.state == bodyDone }
+
+// Ready says whether Next would return without reading from the io.Reader. What
+// Next returned last stays valid.
+func (r *Reader) Ready() bool {
+	b := &r.body
+	for {
+		rest := r.Buffered()
+		switch {
+		case r.fatal != nil || b.state == bodyDone:
+			return true
+		case len(rest) == 0:
+			return false
+		case b.state == bodyChunks && b.left == 0:
+			r.readFraming() // an error is final, and Next's to tell
+		case b.state == bodyTrailers:
+			if !bytes.HasPrefix(rest, crlf) && !bytes.Contains(rest, linesEnd) {
+				return false
+			}
+			r.readTrailers()
+		default:
+			return true
+		}
+	}
+}
+
+var (
+	crlf     = []byte("\r\n")
+	linesEnd = []byte("\r\n\r\n")
+)
 
 // Trailers are the fields behind the last chunk, once Next has returned io.EOF;
 // but not those that may not stand there (see [MayTrail]). They are valid until

@@ -8,20 +8,31 @@
 // always ours. Where the request cannot be served, the visitor is told whose
 // side is broken and a number to quote, and nothing else.
 //
-//	edge.go       what an Edge is, and how it is stopped
-//	gate.go         a listener: accept, handshake, agent or visitor
-//	greetings.go    the handshakes under way, bounded
-//	visitor.go      the door: HTTP for visitors, with the standard library
-//	visitorconn.go  a connection that speaks HTTP/1.1, and how it ends
-//	visit.go        one request and its answer, watched
-//	stream.go       the conn to the service, and whose side is broken
-//	headers.go      what the service is told about the visitor
-//	refusal.go      what the visitor is told about a failure
-//	node.go         the node's own host, where agents also come by WebSocket
-//	redirect.go     port 80
+//	edge.go          what an Edge is, and how it is stopped
+//	gate.go            a listener: accept, handshake, agent or visitor
+//	places.go          room for strangers, bounded, by source
+//	door.go          visitors who came in, and which request is for whom
+//	h1visitor.go       a connection of HTTP/1.1: one request after the other
+//	h1answer.go          and its answers
+//	h2visitor.go       a request of HTTP/2, by way of the standard library
+//	h2upgrade.go         and a WebSocket over it
+//	visit.go         one request and its answer, whichever way it came
+//	forward.go         to its service, and what is said if that fails
+//	streams.go         connections to services: opened, kept, let go
+//	exchange.go        over one of them: the request up, the answer down
+//	upgrade.go           and what follows a 101
+//	h2service.go       over HTTP/2 to services that speak it
+//	fields.go          what the service is told about the visitor, and what not
+//	origin.go            who that is
+//	cookies.go           what a service may not say to all hosts beside it
+//	watch.go         how long all this may take
+//	refusal.go       what the visitor is told about a failure
+//	node.go          the node's own host, where agents also come by WebSocket
+//	redirect.go      port 80
 //
-// The four files from visitor.go to stream.go know net/http's ways; a stricter
-// reader of HTTP/1.1 replaces them and leaves the others as they are.
+// Every rule about requests and answers is in one place, between a [visitor]
+// of either version and a service of either. Between them, heads are those of
+// internal/h1.
 //
 // [Edge.Shutdown] stops taking, waits for the visitors in flight and cuts what
 // is left when its context ends; [Edge.Close] is now. The package knows no
@@ -162,20 +173,11 @@ func (e *Edge) headTimeout() time.Duration { return cmp.Or(e.HeadTimeout, 10*tim
 func (e *Edge) maxHead() int               { return cmp.Or(e.MaxHead, 64<<10) }
 func (e *Edge) minRate() int               { return max(0, cmp.Or(e.MinRate, 240)) }
 func (e *Edge) serviceTimeout() time.Duration {
-	return orForever(cmp.Or(e.ServiceTimeout, time.Minute))
+	return max(0, cmp.Or(e.ServiceTimeout, time.Minute))
 }
 func (e *Edge) silence() time.Duration     { return max(0, cmp.Or(e.Silence, 5*time.Minute)) }
 func (e *Edge) idleTimeout() time.Duration { return max(0, cmp.Or(e.IdleTimeout, 5*time.Minute)) }
 func (e *Edge) hsts() time.Duration        { return max(0, e.HSTS) }
-
-// orForever is d, or 292 years if it is negative: a deadline for those who need
-// to have one.
-func orForever(d time.Duration) time.Duration {
-	if d < 0 {
-		return 1<<63 - 1
-	}
-	return d
-}
 
 func (e *Edge) logger() *slog.Logger {
 	return cmp.Or(e.Log, slog.New(slog.DiscardHandler))
@@ -192,7 +194,10 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener) error {
 		ln.Close()
 		return err
 	}
-	g := newGate(ctx, e, domain, ln)
+	return e.serve(ctx, newGate(ctx, e, domain, ln))
+}
+
+func (e *Edge) serve(ctx context.Context, g *gate) error {
 	if !e.begin(g) {
 		return g.Close()
 	}

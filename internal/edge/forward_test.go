@@ -72,8 +72,8 @@ func TestAnswersPassUntouched(t *testing.T) {
 			h.Set("Culvert-Error", "tunnel_offline")
 			h.Add("Set-Cookie", "a=b")
 			h.Add("Set-Cookie", "c=d")
-		case "/999":
-			rw.WriteHeader(999)
+		case "/599":
+			rw.WriteHeader(599)
 		}
 	}))
 	both(t, func(t *testing.T, h2 bool) {
@@ -90,7 +90,7 @@ func TestAnswersPassUntouched(t *testing.T) {
 			{"HEAD", "/head", 200, 12345, "", ""},
 			{"GET", "/ours", 200, 0, "Set-Cookie", "Culvert-Error"},
 			{"GET", "/ours", 200, 0, "", "Alt-Svc"},
-			{"GET", "/999", 999, 0, "", "Culvert-Error"},
+			{"GET", "/599", 599, 0, "", "Culvert-Error"},
 		} {
 			r, _ := http.NewRequest(test.method, "https://"+blog+test.path, nil)
 			res, err := c.Do(r)

@@ -24,7 +24,7 @@ type gate struct {
 	ln        net.Listener
 	log       *slog.Logger
 	tls       *tls.Config // nil: plain HTTP behind a front end
-	greetings greetings
+	greetings places      // handshakes under way
 	door      *door
 
 	ctx context.Context // of the agents: ends with Close
@@ -41,7 +41,7 @@ func newGate(ctx context.Context, e *Edge, domain string, ln net.Listener) *gate
 		edge:      e,
 		ln:        ln,
 		log:       e.logger(),
-		greetings: greetings{max: e.maxHandshakes()},
+		greetings: places{max: e.maxHandshakes()},
 		stopped:   make(chan struct{}),
 	}
 	g.ctx, g.cut = context.WithCancel(ctx)
@@ -131,20 +131,20 @@ func passing(err error) bool {
 func (g *gate) greet(c net.Conn) {
 	defer g.contain(c)
 	if g.tls == nil {
-		g.door.take(newVisitorConn(g.door.ctx, c))
+		g.door.serveH1(c, c)
 		return
 	}
-	leave := g.greetings.enter(c)
-	if leave == nil {
+	place := g.greetings.enter(c)
+	if place == nil {
 		return
 	}
 	// The deadline is on the socket, so it counts for a stranger who sends a
 	// byte now and then as well as for one who sends none.
 	c.SetDeadline(time.Now().Add(g.edge.handshakeTimeout()))
 	conn := tls.Server(c, g.tls)
-	defer leave()
+	defer place.leave()
 	err := conn.Handshake()
-	if !leave() {
+	if !place.leave() {
 		return // made room for somebody else
 	}
 	if err != nil {
@@ -153,17 +153,14 @@ func (g *gate) greet(c net.Conn) {
 		c.Close()
 		return
 	}
-	// Reading stays bounded until the next in charge says for how long;
-	// nothing we write now has to be done by the end of the handshake.
-	c.SetWriteDeadline(time.Time{})
+	c.SetDeadline(time.Time{})
 	switch state := conn.ConnectionState(); state.NegotiatedProtocol {
 	case agentProtocol:
-		c.SetReadDeadline(time.Time{}) // ServeAgent sets its own
 		g.serveAgent(conn)
 	case "h2":
-		g.door.take(conn)
+		g.door.takeH2(c, conn)
 	default:
-		g.door.take(newSecureConn(g.door.ctx, c, conn))
+		g.door.serveH1(c, conn)
 	}
 }
 

@@ -166,18 +166,32 @@ func TestHandshakesAreBounded(t *testing.T) {
 	})
 }
 
+// TestVisitorsAreBounded: when there is one more than there is room for, it is
+// somebody with many connections who loses one, and the oldest.
 func TestVisitorsAreBounded(t *testing.T) {
-	w := newWorld(t, func(e *Edge) { e.MaxVisitors = 2 })
+	w := newWorld(t, func(e *Edge) { e.MaxVisitors = 3 })
 	w.bind(blog, newService(func(rw http.ResponseWriter, r *http.Request) {}))
-	for range 2 {
-		v := w.raw(blog)
+	ask := func(v *rawVisitor) {
+		t.Helper()
 		v.send("GET / HTTP/1.1\nHost: %s\n\n", blog)
 		if res := v.answer("GET"); res.StatusCode != 200 {
 			t.Fatalf("got %d", res.StatusCode)
 		}
 	}
-	if _, err := w.visitor(false).Get("https://" + blog); err == nil {
-		t.Error("a third connection was served")
+	come := func(from string) *rawVisitor {
+		w.from = from
+		v := w.raw(blog)
+		ask(v)
+		return v
+	}
+	modest := come("192.0.2.1:1")
+	first, second := come("192.0.2.2:1"), come("192.0.2.2:2")
+	third := come("192.0.2.2:3")
+	if _, err := first.Read(make([]byte, 1)); err == nil {
+		t.Error("the oldest of the one with most stayed")
+	}
+	for _, v := range []*rawVisitor{modest, second, third} {
+		ask(v)
 	}
 }
 

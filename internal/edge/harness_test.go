@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/culvertd/culvert/internal/certs"
@@ -367,6 +368,11 @@ func both(t *testing.T, f func(t *testing.T, h2 bool)) {
 	for _, h2 := range []bool{false, true} {
 		t.Run(map[bool]string{false: "h1", true: "h2"}[h2], func(t *testing.T) { f(t, h2) })
 	}
+}
+
+// inBubble runs f where time is virtual.
+func inBubble(f func(*testing.T)) func(*testing.T) {
+	return func(t *testing.T) { synctest.Test(t, f) }
 }
 
 // within fails the test unless ch delivers in reasonable time.

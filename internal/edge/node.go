@@ -1,12 +1,15 @@
 package edge
 
 import (
+	"bufio"
 	"net"
 	"net/http"
-	"slices"
+	"net/url"
 	"strings"
 
 	"github.com/coder/websocket"
+
+	"github.com/culvertd/culvert/internal/h1"
 )
 
 // agentSubprotocol is what an agent's WebSocket carries: the bytes of the
@@ -14,52 +17,46 @@ import (
 const agentSubprotocol = "culvert.1"
 
 // serveNode answers at the node's own host.
-func (d *door) serveNode(v *visit, w http.ResponseWriter, r *http.Request) {
-	switch r.URL.Path {
-	case "/connect":
-		if d.edge.Agents == nil || !isAgent(r) {
-			d.refuse(v, w, r, badRequest, nil)
-			return
-		}
-		d.upgradeAgent(v, w, r)
-	case "/":
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			d.refuse(v, w, r, badRequest, nil)
-			return
-		}
-		d.homePage(w, r)
+func (d *door) serveNode(v *visit) {
+	path, _, _ := strings.Cut(string(v.req.AppendTarget(nil)), "?")
+	switch {
+	case path == "/connect" && d.edge.Agents != nil && isAgent(v):
+		d.upgradeAgent(v)
+	case path == "/connect", path == "/" && string(v.req.Method) != http.MethodGet && !v.isHEAD():
+		d.refuse(v, badRequest, nil)
+	case path == "/":
+		v.answer(http.StatusOK, [][2]string{
+			{"Content-Type", "text/html; charset=utf-8"},
+			{"Content-Security-Policy", pagePolicy},
+			{"X-Content-Type-Options", "nosniff"},
+		}, renderPage(d.domain, "This is a Culvert node. It carries visitors to services that nobody outside can reach.", "culvert"))
 	default:
-		d.refuse(v, w, r, nothingHere, nil)
-	}
-}
-
-func (d *door) homePage(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", pagePolicy)
-	h.Set("X-Content-Type-Options", "nosniff")
-	if r.Method == http.MethodGet {
-		w.Write(renderPage(d.domain, "This is a Culvert node. It carries visitors to services that nobody outside can reach.", "culvert"))
+		d.refuse(v, nothingHere, nil)
 	}
 }
 
 // isAgent reports whether a request to /connect is made as agents make it.
 // Browsers are not agents: a page must not reach us with a visitor's address.
-func isAgent(r *http.Request) bool {
-	var protocols []string
-	for _, list := range r.Header["Sec-Websocket-Protocol"] {
-		for p := range strings.SplitSeq(list, ",") {
-			protocols = append(protocols, strings.TrimSpace(p))
+func isAgent(v *visit) bool {
+	if v.h2 || string(v.req.Method) != http.MethodGet || !like(v.req.Upgrade, "websocket") || v.req.Length != 0 {
+		return false
+	}
+	ours := false
+	for i := range v.req.Fields {
+		f := &v.req.Fields[i]
+		switch {
+		case like(f.Name, "origin"):
+			return false
+		case like(f.Name, "sec-websocket-protocol"):
+			ours = ours || listed(f.Value, agentSubprotocol)
 		}
 	}
-	return r.Method == http.MethodGet && r.ProtoMajor == 1 &&
-		strings.EqualFold(r.Header.Get("Upgrade"), "websocket") &&
-		slices.Contains(protocols, agentSubprotocol) &&
-		r.Header["Origin"] == nil
+	return ours
 }
 
-func (d *door) upgradeAgent(v *visit, w http.ResponseWriter, r *http.Request) {
-	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+func (d *door) upgradeAgent(v *visit) {
+	c := v.visitor.(*h1Visitor)
+	ws, err := websocket.Accept(&handshake{c: c, header: make(http.Header)}, c.request(), &websocket.AcceptOptions{
 		Subprotocols:    []string{agentSubprotocol},
 		CompressionMode: websocket.CompressionDisabled,
 	})
@@ -71,9 +68,60 @@ func (d *door) upgradeAgent(v *visit, w http.ResponseWriter, r *http.Request) {
 	if !v.from.addr.IsValid() {
 		remote = nil
 	}
+	d.leftH1(c)
 	// An agent outlives the visits, whose contexts end before it does.
 	conn := websocket.NetConn(d.agents, ws, websocket.MessageBinary)
-	d.serveAgent(&agentConn{conn, ws, visitorConnOf(r.Context()).raw, remote})
+	d.serveAgent(&agentConn{conn, ws, c.raw, remote})
+}
+
+// request is the visitor's request as the library for WebSockets wants it.
+func (c *h1Visitor) request() *http.Request {
+	r := &http.Request{
+		Method: string(c.req.Method), URL: &url.URL{Path: "/connect"}, Host: string(c.req.Host),
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header),
+	}
+	for i := range c.req.Fields {
+		r.Header.Add(string(c.req.Fields[i].Name), string(c.req.Fields[i].Value))
+	}
+	return r
+}
+
+// A handshake is the answer to an agent's request, as that library makes it.
+type handshake struct {
+	c      *h1Visitor
+	header http.Header
+	status int
+	body   []byte
+}
+
+func (h *handshake) Header() http.Header { return h.header }
+
+// WriteHeader writes a 101 at once. What else there is to say is no more than a
+// line, and behind it the connection ends.
+func (h *handshake) WriteHeader(status int) {
+	if h.status != 0 {
+		return
+	}
+	h.status = status
+	h.c.last, h.c.begun = true, true
+	s := h1.Response{Status: status, Reason: []byte(http.StatusText(status))}
+	s.Fields, _ = fieldsOf(nil, h.header)
+	h.c.head(&s)
+	if status != http.StatusSwitchingProtocols {
+		h.c.out.b = append(h.c.out.b, "Connection: close\r\n"...)
+	}
+	h.c.out.b = h1.AppendEnd(h.c.out.b)
+	h.c.flush()
+}
+
+func (h *handshake) Write(p []byte) (int, error) {
+	h.WriteHeader(http.StatusOK)
+	return h.c.conn.Write(p)
+}
+
+func (h *handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn := h.c.takeOver()
+	return conn, bufio.NewReadWriter(bufio.NewReader(conn), bufio.NewWriter(conn)), nil
 }
 
 // An agentConn is an agent's connection inside a WebSocket.

@@ -1,20 +1,17 @@
 package edge
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"strings"
 	"time"
-
-	"github.com/culvertd/culvert/internal/name"
 )
 
 const (
-	redirectTimeout  = 10 * time.Second // for a request, and for its answer
+	redirectTimeout  = 10 * time.Second // for a head, and for the next
 	maxRedirectHead  = 16 << 10         // bytes
 	maxRedirectConns = 1024
 )
@@ -29,78 +26,25 @@ func (e *Edge) ServeRedirect(ctx context.Context, ln net.Listener) error {
 		ln.Close()
 		return err
 	}
-	log := e.logger()
-	var conns tally
-	server := &http.Server{
-		Handler:        redirector{e, domain, log},
-		ReadTimeout:    redirectTimeout,
-		WriteTimeout:   redirectTimeout,
-		MaxHeaderBytes: maxRedirectHead,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ConnContext:    withVisitorConn,
-		ConnState: func(c net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew:
-				if conns.add(1) > maxRedirectConns {
-					c.Close()
-				}
-			case http.StateHijacked, http.StateClosed:
-				conns.add(-1)
-			}
-		},
-		DisableGeneralOptionsHandler: true,
+	plain := &Edge{
+		Domain: e.Domain, Visitors: e.Visitors, RedirectPort: e.RedirectPort, Log: e.Log, MinRate: e.MinRate,
+		HeadTimeout: redirectTimeout, IdleTimeout: redirectTimeout, Silence: redirectTimeout,
+		MaxHead: maxRedirectHead, MaxVisitors: maxRedirectConns,
 	}
-	server.SetKeepAlivesEnabled(false)
-	if !e.begin(server) {
-		return ln.Close()
-	}
-	defer e.end(server)
-	defer context.AfterFunc(ctx, func() { server.Close() })()
-	err = server.Serve(ownWordsListener{ctx, ln})
-	if errors.Is(err, http.ErrServerClosed) {
-		err = nil
-	} else {
-		server.Close()
-		err = fmt.Errorf("accept: %w", err)
-	}
-	conns.wait(context.Background())
-	return err
+	g := newGate(ctx, plain, domain, ln)
+	g.door.handle, g.door.once = g.door.redirect, true
+	return e.serve(ctx, g)
 }
 
-// ownWordsListener lets [visitorConn] speak for net/http.
-type ownWordsListener struct {
-	ctx context.Context
-	net.Listener
-}
-
-func (l ownWordsListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return newVisitorConn(l.ctx, c), nil
-}
-
-type redirector struct {
-	edge   *Edge
-	domain string
-	log    *slog.Logger
-}
-
-func (d redirector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	visitorConnOf(r.Context()).answering.Store(true)
-	id := newVisitID()
-	refuse := func(f refusal) {
-		d.log.Debug("visitor refused", "visit", id, "tunnel", r.Host, "peer", r.RemoteAddr, "status", f.status, "reason", f.code)
-		f.write(w, r, id)
-	}
-	host, err := name.Host(r.Host)
-	if err != nil || !forwardable(r) {
-		refuse(badRequest)
+// redirect sends one visitor on to https.
+func (d *door) redirect(v *visit) {
+	if refused := d.check(v); refused != nil {
+		d.refuse(v, *refused, nil)
 		return
 	}
+	host := v.host
 	if label, ok := strings.CutSuffix(host, "."+d.domain); host != d.domain && (!ok || strings.Contains(label, ".")) {
-		refuse(noTunnel)
+		d.refuse(v, noTunnel, nil)
 		return
 	}
 	if p := d.edge.RedirectPort; p != 0 && p != 443 {
@@ -109,26 +53,21 @@ func (d redirector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The method must survive, except where every program agrees that it does
 	// anyway (RFC 9110, section 15.4).
 	status := http.StatusPermanentRedirect
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+	if string(v.req.Method) == http.MethodGet || v.isHEAD() {
 		status = http.StatusMovedPermanently
 	}
-	w.Header().Set("Location", "https://"+host+location(r))
-	w.WriteHeader(status)
+	v.answer(status, [][2]string{{"Location", "https://" + host + location(v.req.AppendTarget(nil))}}, nil)
 }
 
-// location is the target of a request in a form that is safe to repeat: what
-// does not belong in a URL is escaped.
-func location(r *http.Request) string {
-	target := r.RequestURI
-	if r.URL.Host != "" {
-		target = r.URL.RequestURI()
-	}
-	if target == "*" {
+// location is a target in a form that is safe to repeat: what does not belong
+// in a URL is escaped.
+func location(target []byte) string {
+	if len(target) == 1 && target[0] == '*' {
 		return "/"
 	}
-	var b strings.Builder
-	for i := range len(target) {
-		switch c := target[i]; {
+	var b bytes.Buffer
+	for _, c := range target {
+		switch {
 		case c <= ' ', c >= 0x7f, strings.IndexByte("\"<>\\^`{|}", c) >= 0:
 			fmt.Fprintf(&b, "%%%02X", c)
 		default:

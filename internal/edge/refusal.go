@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -8,7 +9,8 @@ import (
 	"html"
 	"net/http"
 	"strconv"
-	"strings"
+
+	"github.com/culvertd/culvert/internal/h1"
 )
 
 // A refusal is what a visitor is told when a request cannot be served: whose
@@ -24,6 +26,8 @@ type refusal struct {
 var (
 	badRequest = refusal{400, "bad_request",
 		"The request is malformed or cannot be forwarded.", 0}
+	tooSlow = refusal{408, "bad_request",
+		"The request did not arrive in time.", 0}
 	noTunnel = refusal{404, "tunnel_not_found",
 		"There is no tunnel with this name.", 0}
 	nothingHere = refusal{404, "not_found",
@@ -42,36 +46,35 @@ var (
 		"The service behind the tunnel did not answer in time.", 0}
 )
 
-// write answers a request with the refusal: as a page to a browser, as JSON to
-// everybody else. id is the number by which logs know the visit.
-func (f refusal) write(w http.ResponseWriter, r *http.Request, id string) {
-	kind, body := f.body(wantsPage(r), id)
-	h := w.Header()
-	clear(h) // whatever a service had said, it did not say this
-	for _, field := range f.fields(kind, id) {
-		h.Set(field[0], field[1])
-	}
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	if r.ProtoMajor == 1 && r.Body != http.NoBody {
-		h.Set("Connection", "close") // the body is not read, and what follows it never will be
-	}
-	w.WriteHeader(f.status)
-	if r.Method != http.MethodHead {
-		w.Write(body)
-	}
+// as is f with the status that h1 found to be right.
+func (f refusal) as(status int) refusal {
+	f.status = status
+	return f
 }
 
-// wire is the whole answer as JSON in HTTP/1.1, for a connection that ends
-// with it.
-func (f refusal) wire(id string) []byte {
-	kind, body := f.body(false, id)
-	text := http.StatusText(f.status)
-	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n", f.status, text)
-	for _, field := range f.fields(kind, id) {
-		b = fmt.Appendf(b, "%s: %s\r\n", field[0], field[1])
+// answer answers a request with the refusal: as a page to a browser, as JSON to
+// everybody else.
+func (f refusal) answer(v *visit) {
+	kind, body := f.body(wantsPage(v.req), v.id.String())
+	v.visitor.refusing()
+	v.answer(f.status, f.fields(kind, v.id.String()), body)
+}
+
+// answer answers a request ourselves.
+func (v *visit) answer(status int, fields [][2]string, body []byte) {
+	s := h1.Response{Status: status, Reason: []byte(http.StatusText(status))}
+	s.Length, s.Declared = int64(len(body)), int64(len(body))
+	for _, f := range fields {
+		s.Fields = append(s.Fields, h1.Field{Name: []byte(f[0]), Value: []byte(f[1])})
 	}
-	b = fmt.Appendf(b, "Content-Length: %d\r\nConnection: close\r\n\r\n", len(body))
-	return append(b, body...)
+	if v.door.hsts != nil && !v.from.http {
+		s.Fields = append(s.Fields, h1.Field{Name: nameHSTS, Value: v.door.hsts})
+	}
+	v.watch.turnTo(phaseAnswering)
+	v.status = status
+	if v.visitor.begin(&s, true) == nil && (v.isHEAD() || v.visitor.write(body, true) == nil) {
+		v.visitor.end(nil)
+	}
 }
 
 func (f refusal) fields(kind, id string) [][2]string {
@@ -109,11 +112,14 @@ func (f refusal) body(page bool, id string) (kind string, body []byte) {
 }
 
 // wantsPage reports whether the visitor is somebody who looks at pages.
-func wantsPage(r *http.Request) bool {
-	for _, accept := range r.Header["Accept"] {
-		for kind := range strings.SplitSeq(accept, ",") {
-			kind, _, _ = strings.Cut(kind, ";")
-			if strings.EqualFold(strings.TrimSpace(kind), "text/html") {
+func wantsPage(q *h1.Request) bool {
+	for i := range q.Fields {
+		if !like(q.Fields[i].Name, "accept") {
+			continue
+		}
+		for kind := range bytes.SplitSeq(q.Fields[i].Value, comma) {
+			kind, _, _ = bytes.Cut(kind, semicolon)
+			if like(bytes.TrimSpace(kind), "text/html") {
 				return true
 			}
 		}

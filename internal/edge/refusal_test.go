@@ -100,7 +100,7 @@ func TestRefusals(t *testing.T) {
 					if res.StatusCode != test.status || res.Header.Get("Culvert-Error") != test.code {
 						t.Errorf("got %d %q; want %d %q", res.StatusCode, res.Header.Get("Culvert-Error"), test.status, test.code)
 					}
-					if took := time.Since(start); test.code == "service_timeout" && test.open == nil && took != time.Minute {
+					if took := time.Since(start); test.code == "service_timeout" && test.open == nil && (took < time.Minute || took > time.Minute+lateBy) {
 						t.Errorf("after %v; want 1 min", took)
 					}
 					checkRefusal(t, w, res, body)
@@ -200,8 +200,8 @@ func TestBadRequests(t *testing.T) {
 		"host with user":      {"GET / HTTP/1.1\nHost: x@" + blog + "\n\n", 400},
 		"host with two ports": {"GET / HTTP/1.1\nHost: " + blog + ":1:2\n\n", 400},
 		"empty label":         {"GET / HTTP/1.1\nHost: a.." + domain + "\n\n", 400},
-		"connect":             {"CONNECT " + blog + ":443 HTTP/1.1\nHost: " + blog + "\n\n", 400},
-		"h2 preface":          {"PRI * HTTP/2.0\n\nSM\n\n", 400},
+		"connect":             {"CONNECT " + blog + ":443 HTTP/1.1\nHost: " + blog + "\n\n", 501},
+		"h2 preface":          {"PRI * HTTP/2.0\n\nSM\n\n", 505},
 		"star with GET":       {"GET * HTTP/1.1\nHost: " + blog + "\n\n", 400},
 		"no slash":            {"GET foo HTTP/1.1\nHost: " + blog + "\n\n", 400},
 		"fragment":            {"GET /a#b HTTP/1.1\nHost: " + blog + "\n\n", 400},
@@ -257,9 +257,19 @@ func TestBadRequests(t *testing.T) {
 func TestRefusalOfABodySaysClose(t *testing.T) {
 	w := newWorld(t, nil)
 	v := w.raw(blog)
-	v.send("POST / HTTP/1.1\nHost: %s\nContent-Length: 4\n\nbody", blog)
+	v.send("POST / HTTP/1.1\nHost: %s\nContent-Length: 400000000\n\nbody", blog)
 	if res := v.answer("POST"); res.StatusCode != 404 || !res.Close {
 		t.Errorf("got %s, close %v; want 404 and close", res.Status, res.Close)
+	}
+	// But of a little, the rest is read.
+	v = w.raw(blog)
+	for range 2 {
+		v.send("POST / HTTP/1.1\nHost: %s\nContent-Length: 4\n\nbo", blog)
+		res := v.answer("POST")
+		if read(t, res); res.StatusCode != 404 || res.Close {
+			t.Errorf("got %s, close %v; want 404 and to go on", res.Status, res.Close)
+		}
+		v.send("dy")
 	}
 	v = w.raw(blog)
 	v.send("GET / HTTP/1.1\nHost: %s\n\n", blog)
@@ -319,7 +329,7 @@ func TestMisdirected(t *testing.T) {
 	}
 	// Absolute form is about the host in it, for the check as for the route.
 	v := w.raw(blog)
-	v.send("GET https://%s/ HTTP/1.1\nHost: %s\n\n", wiki, blog)
+	v.send("GET https://%s/ HTTP/1.1\nHost: %s\n\n", wiki, wiki)
 	if res := v.answer("GET"); res.StatusCode != 421 {
 		t.Errorf("absolute form for another host: got %d", res.StatusCode)
 	}
@@ -350,7 +360,7 @@ func TestSilence(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			both(t, func(t *testing.T, h2 bool) {
 				synctest.Test(t, func(t *testing.T) {
-					w := newWorld(t, nil)
+					w := newWorld(t, func(e *Edge) { e.MinRate = -1 })
 					w.bind(blog, newService(test.service))
 					r, _ := http.NewRequest("GET", "https://"+blog, nil)
 					in, out := io.Pipe()
@@ -392,6 +402,9 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// lateBy is how late the watchman may be.
+const lateBy = time.Second
+
 // TestServiceTimeoutIsItsOwn: waiting for the head of an answer is not silence.
 func TestServiceTimeoutIsItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -399,7 +412,7 @@ func TestServiceTimeoutIsItsOwn(t *testing.T) {
 		w.bind(blog, rawService(func(c net.Conn) { io.Copy(io.Discard, c) }))
 		start := time.Now()
 		res, _ := get(t, w.visitor(false), "https://"+blog)
-		if took := time.Since(start); took != 12*time.Minute || res.Header.Get("Culvert-Error") != "service_timeout" {
+		if took := time.Since(start); took < 12*time.Minute || took > 12*time.Minute+lateBy || res.Header.Get("Culvert-Error") != "service_timeout" {
 			t.Errorf("got %v after %v", res.Header, took)
 		}
 	})
@@ -409,7 +422,7 @@ func TestServiceTimeoutIsItsOwn(t *testing.T) {
 func TestNoTotalLimits(t *testing.T) {
 	both(t, func(t *testing.T, h2 bool) {
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t, nil)
+			w := newWorld(t, func(e *Edge) { e.MinRate = -1 })
 			w.bind(blog, newService(func(rw http.ResponseWriter, r *http.Request) {
 				n, err := io.Copy(io.Discard, r.Body)
 				for range 12 {
@@ -438,10 +451,10 @@ func TestNoTotalLimits(t *testing.T) {
 }
 
 // TestSlowReader: a visitor who stops reading does not hold the service for
-// ever. In real time, for ReverseProxy waits on a mutex here.
+// ever.
 func TestSlowReader(t *testing.T) {
 	both(t, func(t *testing.T, h2 bool) {
-		w := newWorld(t, func(e *Edge) { e.IdleTimeout = 200 * time.Millisecond })
+		w := newWorld(t, func(e *Edge) { e.Silence = 200 * time.Millisecond })
 		ended := make(chan bool, 1)
 		w.bind(blog, newService(func(rw http.ResponseWriter, r *http.Request) {
 			for {

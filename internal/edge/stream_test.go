@@ -177,7 +177,7 @@ func TestRestOfABodyIsNoRequest(t *testing.T) {
 		"half a line":        {"Transfer-Encoding: chunked", "1;GET /smuggled HTTP/1.1", "\n" + smuggled},
 	} {
 		for _, host := range []string{blog, "unknown." + domain} {
-			t.Run(name+" "+host, func(t *testing.T) {
+			t.Run(name+" "+host, inBubble(func(t *testing.T) {
 				w := newWorld(t, func(e *Edge) { e.GetCertificate = nil })
 				w.bind(blog, newService(func(rw http.ResponseWriter, r *http.Request) {
 					if r.URL.Path == "/smuggled" {
@@ -200,7 +200,7 @@ func TestRestOfABodyIsNoRequest(t *testing.T) {
 				if rest, _ := io.ReadAll(v.r); len(rest) > 0 {
 					t.Errorf("then came %q; want the end of the connection", rest)
 				}
-			})
+			}))
 		}
 	}
 }

@@ -1,370 +1,222 @@
 package edge
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
-	"io"
-	"net"
+	"log/slog"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/culvertd/culvert/internal/h1"
 	"github.com/culvertd/culvert/internal/router"
 )
 
-// Why a visit was ended for silence.
+// Why a visit was stopped.
 var (
-	errVisitorSilent = errors.New("visitor stopped sending")
+	errVisitorLeft   = errors.New("visitor left")
+	errVisitorSlow   = errors.New("visitor slower than the least rate")
+	errServiceLate   = errors.New("no answer in time")
 	errServiceSilent = errors.New("nothing moved either way")
-	errVisitEnded    = errors.New("visit ended")
+	errClosed        = errors.New("edge closed")
 )
 
-// longAgo is a deadline that ends a Read or Write now.
-var longAgo = time.Unix(1, 0)
+// A visitor is his side of a request and its answer, over whichever version of
+// HTTP. Methods are called by one goroutine, and those of the request's body by
+// one other.
+type visitor interface {
+	// whole returns the body if all of it is here, and otherwise not ok. Then
+	// next returns it piece by piece, up to io.EOF, and trailers what came
+	// behind. A piece is valid until the next call.
+	whole() (body []byte, ok bool)
+	next() ([]byte, error)
+	trailers() []h1.Field
 
-// A visit is one request and its answer. To ReverseProxy it is the
-// ResponseWriter of the visitor.
+	// stopReading makes a next under way return soon, and those after it. Any
+	// goroutine may call it.
+	stopReading()
+
+	// interim passes on an answer below 200.
+	interim(s *h1.Response) error
+
+	// begin passes on the head of the answer. After it come any number of
+	// write, then end. More says that something follows at once, so that
+	// nothing has to leave yet.
+	begin(s *h1.Response, more bool) error
+	write(b []byte, more bool) error
+	end(trailers []h1.Field) error
+
+	// upgrade passes on a 101, and returns the connection that it makes.
+	upgrade(s *h1.Response) (duplex, error)
+
+	// refusing says that nobody will read the rest of the request's body.
+	refusing()
+
+	// abort cuts the answer off so that nobody takes it for complete.
+	abort()
+}
+
+// A visit is one request and its answer. A door makes it, forward takes it to
+// its service.
 type visit struct {
-	id    string // in X-Request-Id and in the logs of both sides
-	from  origin
-	began time.Time
+	door     *door
+	visitor  visitor
+	watch    *watch // of the conn, or of the request where several share one
+	id       visitID
+	peer     origin // whoever is at the other end
+	from     origin // where the request came from
+	sni      string // what the visitor said in the TLS hello, in canonical spelling; may be empty
+	plain    bool   // the visitor came without TLS
+	h2       bool
+	req      *h1.Request
+	host     string       // canonical, of the tunnel
+	route    router.Route // changes only before the request is sent
+	trailing bool         // the visitor takes trailers
+	began    time.Time    // zero unless somebody wants to know
+	status   int          // of the answer; 0 while there is none
+	err      error        // why the service has not given it
+	scratch  []byte       // what fields of ours point into
 
-	// What follows is set by forward and watch.
-	host    string
-	route   router.Route // changes only before the request is sent
-	w       http.ResponseWriter
-	control *http.ResponseController
-	parent  context.Context // ends when the visitor leaves
-	request *http.Request   // the visitor's, with a context that ends sooner
-	body    requestBody
-	cancel  context.CancelCauseFunc
-	status  int   // of the answer; 0 while there is none
-	err     error // why the service has not given it
+	asked    string // the Host of this request, or the last,
+	canon    string // and its canonical spelling,
+	canonErr error  // if it has one
 
-	stream  atomic.Pointer[stream] // that carries the request; nil while none does
-	interim atomic.Int32           // 1xx answers so far
-	broken  atomic.Bool            // one side will not have the rest of what the other sends
-
-	idle  time.Duration
-	last  atomic.Int64 // when a byte moved, in nanoseconds since began
-	sent  atomic.Bool  // the whole request has left
-	heard atomic.Bool  // the head of the answer has come
-
-	mu      sync.Mutex // guards the fields below, and that deadlines are set only before ended
-	timer   *time.Timer
-	ended   bool
-	stopped bool // reading the body was stopped
-	left    bool // the visitor had left by then
+	mu     sync.Mutex // guards the fields below
+	over   bool
+	cause  error              // why it was stopped
+	stream *stream            // that carries it; nil while none does
+	cancel context.CancelFunc // of what is being opened; nil while nothing is
 }
 
-func newVisitID() string { return strings.ToLower(rand.Text()[:16]) } // 80 bits
-
-type visitKey struct{}
-
-// visitOf finds the visit in the context of a request on its way through
-// ReverseProxy and Transport, which leave no other way to pass it on.
-func visitOf(ctx context.Context) *visit { return ctx.Value(visitKey{}).(*visit) }
-
-// watch prepares the visit for being forwarded. Idle is how long both sides
-// may be silent; 0 means for ever.
-func (v *visit) watch(w http.ResponseWriter, r *http.Request, idle time.Duration) {
-	v.w, v.control = w, http.NewResponseController(w)
-	v.parent = r.Context()
-	ctx := context.WithValue(v.parent, visitKey{}, v)
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(c httptrace.GotConnInfo) {
-			s := c.Conn.(*stream)
-			s.user.Store(v)
-			v.stream.Store(s)
-		},
-		WroteRequest: func(i httptrace.WroteRequestInfo) { v.sent.Store(i.Err == nil) },
-		Got1xxResponse: func(int, textproto.MIMEHeader) error {
-			if v.interim.Add(1) > maxInterim {
-				return errors.New("too many 1xx answers")
-			}
-			v.alive()
-			return nil
-		},
-	})
-	ctx, v.cancel = context.WithCancelCause(ctx)
-	v.request = r.WithContext(ctx)
-	if r.Body != http.NoBody {
-		v.body.v, v.body.from = v, r.Body
-		v.request.Body = &v.body
+// open makes v ready for the request in v.req.
+func (v *visit) open() {
+	v.id = newVisitID()
+	v.from = v.peer
+	v.host, v.route, v.status, v.err = "", router.Route{}, 0, nil
+	v.scratch = v.scratch[:0]
+	v.began = time.Time{}
+	if v.debug() {
+		v.began = time.Now()
 	}
-	if v.idle = idle; idle > 0 {
-		v.mu.Lock()
-		v.timer = time.AfterFunc(idle, v.checkSilence)
-		v.mu.Unlock()
-	}
-}
-
-// end says that the handler is about to return: nothing of the visitor's
-// connection may be touched any more.
-func (v *visit) end() {
-	v.stopWatching(true)
-	if v.status == http.StatusSwitchingProtocols && !v.broken.Load() && v.parent.Err() == nil {
-		v.stream.Load().release(v) // both directions have come to their ends
-	}
-	v.cancel(errVisitEnded)
-}
-
-func (v *visit) stopWatching(ended bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.ended = v.ended || ended
-	if v.timer != nil {
-		v.timer.Stop()
-		v.timer = nil
+	v.over = false
+	if v.cause != errClosed { // that was meant for good
+		v.cause = nil
 	}
 }
 
-func (v *visit) alive() { v.last.Store(int64(time.Since(v.began))) }
-
-// checkSilence ends the visit if both sides have been silent for too long. An
-// answer that has not begun is the Transport's to wait for, once the request
-// is sent.
-func (v *visit) checkSilence() {
+// stop ends a visit early. What carries it is cut, and forward finds out why.
+// Only the first cause counts.
+func (v *visit) stop(cause error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.timer == nil {
-		return
+	v.stopLocked(cause)
+}
+
+// stopIn is stop, unless the watch has taken another turn by now. It reports
+// whether the visit was stopped.
+func (v *visit) stopIn(turn uint32, cause error) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.watch.turn.Load() == turn && v.stopLocked(cause)
+}
+
+func (v *visit) stopLocked(cause error) bool {
+	if v.over && cause != errClosed || v.cause != nil {
+		return false
 	}
-	quiet := time.Since(v.began) - time.Duration(v.last.Load())
-	switch {
-	case v.sent.Load() && !v.heard.Load():
-		v.timer.Reset(v.idle)
-	case quiet < v.idle:
-		v.timer.Reset(v.idle - quiet)
-	case v.body.reading.Load() && !v.heard.Load():
-		v.cancel(errVisitorSilent)
-	default:
-		if v.heard.Load() {
-			v.control.SetWriteDeadline(longAgo) // the handler may be waiting for a visitor who reads nothing
+	v.cause = cause
+	if v.cancel != nil {
+		v.cancel()
+	}
+	if v.stream != nil {
+		v.stream.abort() // under the lock: without it, the stream may carry another visit
+	}
+	return true
+}
+
+// stopped returns why the visit was stopped; nil if it was not.
+func (v *visit) stopped() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.cause
+}
+
+// carriedBy says which stream stop has to cut; it returns the cause if it is
+// too late. A nil stream means that none carries the visit any more.
+func (v *visit) carriedBy(s *stream) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.cause == nil || s == nil {
+		v.stream = s
+	}
+	return v.cause
+}
+
+// opening says what stop has to cancel; it returns the cause if it is too late.
+func (v *visit) opening(cancel context.CancelFunc) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.cancel = cancel
+	return v.cause
+}
+
+// finish says that the visit is over: nothing stops it any more.
+func (v *visit) finish() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.over = true
+}
+
+// late does what the watchman finds, in one turn of the visit.
+func (v *visit) late(what lateness, turn uint32) {
+	switch what {
+	case lateService:
+		v.stopIn(turn, errServiceLate)
+	case lateSilence:
+		if v.watch.reading.Load() && phase(turn&phaseMask) == phaseSending {
+			v.late(lateSending, turn)
+			return
 		}
-		v.cancel(errServiceSilent)
-	}
-}
-
-// answered takes note of the head of the service's answer.
-func (v *visit) answered(res *http.Response) {
-	v.alive()
-	v.heard.Store(true)
-	switch {
-	case res.StatusCode == http.StatusSwitchingProtocols: // its body is the stream
-	case res.Body == http.NoBody:
-		v.stream.Load().release(v)
-	default:
-		res.Body = &answerBody{res.Body, res, v}
-	}
-}
-
-// abandoned reports whether the stream that carries the visit holds something
-// that will never be complete.
-func (v *visit) abandoned() bool {
-	return v.broken.Load() || v.request.Context().Err() != nil || v.body.unfinished()
-}
-
-// Header is part of http.ResponseWriter.
-func (v *visit) Header() http.Header { return v.w.Header() }
-
-// WriteHeader is part of http.ResponseWriter. It passes 1xx on, except 100,
-// which the server says by itself as soon as the body is read; and nobody reads
-// it before the service has asked for it, or has been silent for continueAfter.
-func (v *visit) WriteHeader(status int) {
-	h := v.w.Header()
-	if status == http.StatusContinue {
-		return
-	}
-	if status < 200 && status != http.StatusSwitchingProtocols {
-		cleanAnswer(h)
-		for _, key := range []string{"Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Upgrade"} {
-			delete(h, key)
+		if v.stopIn(turn, errServiceSilent) && v.watch.writing.Load() {
+			v.visitor.abort()
 		}
-		v.w.WriteHeader(status)
-		return
-	}
-	if _, ok := h["Content-Type"]; !ok {
-		h["Content-Type"] = nil // or net/http would guess one
-	}
-	v.status = status
-	v.heard.Store(true)
-	v.w.WriteHeader(status)
-}
-
-// Write is part of http.ResponseWriter.
-func (v *visit) Write(p []byte) (int, error) {
-	n, err := v.w.Write(p)
-	if n > 0 {
-		v.alive()
-	}
-	if err != nil {
-		v.broken.Store(true)
-	}
-	return n, err
-}
-
-// Unwrap lets http.ResponseController flush.
-func (v *visit) Unwrap() http.ResponseWriter { return v.w }
-
-// Hijack is called when the service has agreed to another protocol. From then
-// on silence is nobody's business but theirs.
-func (v *visit) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	c, rw, err := v.control.Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	v.status = http.StatusSwitchingProtocols
-	v.stopWatching(false)
-	return &upgradedConn{c, rw.Reader, v}, rw, nil
-}
-
-// A requestBody is what the visitor sends. The Transport reads it in a
-// goroutine that may be stuck in Read when nobody wants the rest any more.
-type requestBody struct {
-	v       *visit
-	from    io.ReadCloser // nil if the request has no body
-	reading atomic.Bool
-	done    atomic.Bool // EOF was read
-	failed  atomic.Bool // the visitor broke it off, or broke its form
-}
-
-func (b *requestBody) Read(p []byte) (int, error) {
-	b.reading.Store(true)
-	defer b.reading.Store(false)
-	if b.v.isStopped() {
-		return 0, errVisitEnded
-	}
-	n, err := b.from.Read(p)
-	if n > 0 {
-		b.v.alive()
-	}
-	switch {
-	case err == io.EOF:
-		// Trailers that nobody announced arrive with the others.
-		dropEdgeOwned(b.v.request.Trailer)
-		b.done.Store(true)
-	case err != nil && !b.v.isStopped():
-		b.failed.Store(true)
-	}
-	return n, err
-}
-
-// Close does nothing: the body is the server's to close, after the handler.
-func (b *requestBody) Close() error { return nil }
-
-func (b *requestBody) unfinished() bool { return b.from != nil && !b.done.Load() }
-
-func (v *visit) isStopped() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.stopped || v.ended
-}
-
-// stopReading makes a Read of the body that is under way return, and those
-// after it fail.
-func (v *visit) stopReading() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.stopped || v.ended {
-		return
-	}
-	// To net/http, a Read that we stop looks like a visitor who leaves.
-	v.stopped, v.left = true, v.parent.Err() != nil
-	if v.body.reading.Load() {
-		v.control.SetReadDeadline(longAgo)
-	}
-}
-
-// hasLeft reports whether the visitor has left, or the edge is being closed:
-// nobody waits for an answer any more.
-func (v *visit) hasLeft() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.stopped {
-		return v.left
-	}
-	return v.parent.Err() != nil
-}
-
-// An answerBody is the body of the service's answer.
-type answerBody struct {
-	io.ReadCloser
-	res *http.Response
-	v   *visit
-}
-
-func (b *answerBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if n > 0 {
-		b.v.alive()
-	}
-	if err == io.EOF {
-		cleanAnswer(b.res.Trailer)
-		b.v.stream.Load().release(b.v)
-	}
-	return n, err
-}
-
-func (b *answerBody) Close() error {
-	if s := b.v.stream.Load(); s.user.Load() == b.v {
-		b.v.broken.Store(true) // before EOF: somebody gave up
-	}
-	return b.ReadCloser.Close()
-}
-
-// An upgradedConn is the visitor's connection once it speaks another protocol.
-type upgradedConn struct {
-	net.Conn
-	early *bufio.Reader // may hold what the visitor sent before he was answered
-	v     *visit
-}
-
-func (c *upgradedConn) Read(p []byte) (int, error) {
-	if n := c.early.Buffered(); n > 0 {
-		return c.early.Read(p[:min(n, len(p))])
-	}
-	n, err := c.Conn.Read(p)
-	if err != nil && err != io.EOF {
-		c.v.broken.Store(true)
-	}
-	return n, err
-}
-
-func (c *upgradedConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	if err != nil {
-		c.v.broken.Store(true)
-	}
-	return n, err
-}
-
-func (c *upgradedConn) CloseWrite() error {
-	half, ok := c.Conn.(interface{ CloseWrite() error })
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	err := half.CloseWrite()
-	if err != nil {
-		c.v.broken.Store(true)
-	}
-	return err
-}
-
-// Close ends the connection in a way that tells the visitor whether the
-// service ended the conversation or was cut off.
-func (c *upgradedConn) Close() error {
-	if err := c.v.stream.Load().brokenBy(); err != nil && err != io.EOF || c.v.parent.Err() != nil {
-		if vc, ok := c.Conn.(interface{ http1() *visitorConn }); ok {
-			vc.http1().abort()
-			return nil
+	case lateSending:
+		if v.stopIn(turn, errVisitorSlow) {
+			v.visitor.stopReading()
+		}
+	case lateTaking:
+		if v.stopIn(turn, errVisitorSlow) {
+			v.visitor.abort()
 		}
 	}
-	return c.Conn.Close()
 }
+
+func (v *visit) isHEAD() bool { return string(v.req.Method) == http.MethodHead }
+
+// debug reports whether anybody reads what is logged at level debug, which
+// strangers cause at will: otherwise it costs nothing.
+func (v *visit) debug() bool { return v.door.log.Enabled(context.Background(), slog.LevelDebug) }
+
+// A visitID is the number by which logs on both sides know a visit: 80 bits in
+// base32.
+type visitID [16]byte
+
+func newVisitID() visitID {
+	var random [10]byte
+	rand.Read(random[:])
+	const letters = "abcdefghijklmnopqrstuvwxyz234567"
+	var id visitID
+	for i := range 2 {
+		b := random[5*i:]
+		bits := uint64(b[0])<<32 | uint64(b[1])<<24 | uint64(b[2])<<16 | uint64(b[3])<<8 | uint64(b[4])
+		for j := range 8 {
+			id[8*i+j] = letters[bits>>(35-5*j)&31]
+		}
+	}
+	return id
+}
+
+func (id visitID) String() string { return string(id[:]) }

@@ -1,0 +1,302 @@
+package edge
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+
+	"github.com/culvertd/culvert/internal/name"
+)
+
+// A door is where visitors come in, and what they ask for is carried to
+// services. HTTP/1.1 is ours, HTTP/2 the standard library's, and both meet in
+// serve.
+type door struct {
+	edge       *Edge
+	domain     string
+	log        *slog.Logger
+	serveAgent func(net.Conn) // returns when the agent has left
+	handle     func(*visit)   // what serve does; the redirect's differs
+	once       bool           // no connection has a second request
+	hsts       []byte         // what the edge says for itself; nil for nothing
+
+	watchman *watchman
+	streams  *streams
+	h2       *http.Transport // to services of HTTP/2
+	server   *http.Server    // for visitors of HTTP/2
+	listener handover
+
+	agents context.Context // of agents that come by WebSocket
+	ctx    context.Context // of all visits; ends with Close, and when Shutdown has no more time
+	cut    context.CancelFunc
+
+	places places
+	conns  tally // open connections of visitors
+	visits tally // requests under way, upgraded ones as well
+
+	mu      sync.Mutex // guards the fields below
+	leaving bool
+	h1s     map[*h1Visitor]struct{}
+	h2s     map[*tls.Conn]*place
+}
+
+func newDoor(ctx context.Context, e *Edge, domain string, serveAgent func(net.Conn)) *door {
+	d := &door{
+		edge:       e,
+		agents:     ctx,
+		domain:     domain,
+		log:        e.logger(),
+		serveAgent: serveAgent,
+		listener:   handover{conns: make(chan net.Conn), closed: make(chan struct{})},
+		places:     places{max: e.maxVisitors()},
+		h1s:        make(map[*h1Visitor]struct{}),
+		h2s:        make(map[*tls.Conn]*place),
+	}
+	d.handle = d.serveVisit
+	if max := e.hsts(); max > 0 {
+		d.hsts = fmt.Appendf(nil, "max-age=%d", int(max.Seconds()))
+	}
+	d.ctx, d.cut = context.WithCancel(ctx)
+	d.streams = &streams{visitors: e.Visitors, idle: make(map[stay][]*stream)}
+	d.watchman = newWatchman(limits{
+		idle: e.idleTimeout(), head: e.headTimeout(), service: e.serviceTimeout(), silence: e.silence(),
+		rate: e.minRate(),
+	}, d.streams.sweep)
+	d.streams.man = d.watchman
+	d.h2 = newH2Transport(d)
+	d.server = newH2Server(d)
+	return d
+}
+
+// run serves until Shutdown or Close, and returns when everything it started
+// has ended.
+func (d *door) run() {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { d.watchman.run(done) })
+	d.server.Serve(&d.listener) // http.ErrServerClosed: the listener fails only when it is closed
+	d.conns.wait(context.Background())
+	d.visits.wait(context.Background())
+	d.streams.close()
+	d.h2.CloseIdleConnections()
+	d.cut()
+	close(done)
+	wg.Wait()
+}
+
+// serveH1 serves a visitor of HTTP/1.1 until he leaves, and closes the
+// connection. With TLS, raw is what is under it.
+func (d *door) serveH1(raw, c net.Conn) {
+	place := d.enter(raw)
+	if place == nil {
+		return
+	}
+	v := newH1Visitor(d, raw, c)
+	v.place = place
+	d.conns.add(1)
+	d.mu.Lock()
+	d.h1s[v] = struct{}{}
+	if d.leaving {
+		v.leaving.Store(true)
+	}
+	d.mu.Unlock()
+	defer d.leftH1(v)
+	if d.ctx.Err() != nil {
+		v.cut()
+	}
+	v.serve()
+}
+
+// leftH1 forgets a visitor of HTTP/1.1, who has left or turned out to be an
+// agent. It may be called twice.
+func (d *door) leftH1(v *h1Visitor) {
+	d.mu.Lock()
+	_, here := d.h1s[v]
+	delete(d.h1s, v)
+	d.mu.Unlock()
+	if here {
+		v.place.leave()
+		d.conns.add(-1)
+	}
+}
+
+// takeH2 gives the standard library a visitor of HTTP/2.
+func (d *door) takeH2(raw net.Conn, c *tls.Conn) {
+	place := d.enter(raw)
+	if place == nil {
+		return
+	}
+	d.conns.add(1)
+	d.mu.Lock()
+	d.h2s[c] = place
+	d.mu.Unlock()
+	if !d.listener.give(c) {
+		d.leftH2(c)
+	}
+}
+
+// leftH2 forgets a visitor of HTTP/2.
+func (d *door) leftH2(c *tls.Conn) {
+	d.mu.Lock()
+	place := d.h2s[c]
+	delete(d.h2s, c)
+	d.mu.Unlock()
+	if place != nil {
+		place.leave()
+		d.conns.add(-1)
+	}
+}
+
+// enter takes a place for a visitor, who may make another leave.
+func (d *door) enter(raw net.Conn) *place {
+	if contains(d.edge.TrustedProxies, addrPort(raw.RemoteAddr()).Addr()) {
+		return d.places.queue(raw)
+	}
+	return d.places.enter(raw)
+}
+
+// Shutdown takes no more connections, waits for all visits, and when ctx ends
+// first, cuts them. The standard library does not wait for upgraded
+// connections, so all are counted here.
+func (d *door) Shutdown(ctx context.Context) error {
+	d.listener.Close() // also if Serve has not come to it yet
+	d.mu.Lock()
+	d.leaving = true
+	var all []*h1Visitor
+	for v := range d.h1s {
+		all = append(all, v)
+	}
+	d.mu.Unlock()
+	for _, v := range all {
+		v.leave()
+	}
+	err := d.server.Shutdown(ctx)
+	if err == nil {
+		err = d.visits.wait(ctx)
+	}
+	if err == nil {
+		err = d.conns.wait(ctx)
+	}
+	if err != nil {
+		d.Close()
+		return context.Cause(ctx)
+	}
+	d.streams.close()
+	d.h2.CloseIdleConnections()
+	return nil
+}
+
+// Close ends everything now.
+func (d *door) Close() error {
+	d.listener.Close()
+	d.cut()
+	d.mu.Lock()
+	var all []*h1Visitor
+	for v := range d.h1s {
+		all = append(all, v)
+	}
+	d.mu.Unlock()
+	for _, v := range all {
+		v.cut()
+	}
+	d.server.Close()
+	d.streams.close()
+	d.h2.CloseIdleConnections()
+	return nil
+}
+
+// serve answers one request.
+func (d *door) serve(v *visit) {
+	if len(d.edge.TrustedProxies) > 0 {
+		v.from = originOf(v.peer, v.req.Fields, d.edge.TrustedProxies)
+	}
+	d.handle(v)
+}
+
+// serveVisit takes a request to where it belongs.
+func (d *door) serveVisit(v *visit) {
+	switch refused := d.check(v); {
+	case refused != nil:
+		d.refuse(v, *refused, nil)
+	case v.host == d.domain:
+		d.serveNode(v)
+	default:
+		d.visits.add(1)
+		defer d.visits.add(-1)
+		d.forward(v)
+	}
+}
+
+// check finds the host that a request is for, or why it is not served.
+func (d *door) check(v *visit) *refusal {
+	if string(v.req.Host) != v.asked { // mostly it is the same as in the last request
+		v.asked = string(v.req.Host)
+		v.canon, v.canonErr = name.Host(v.asked)
+	}
+	if v.canonErr != nil || v.asked == "" {
+		return &badRequest
+	}
+	host := v.canon
+	// Behind a front end we do not know what the visitor's scheme was.
+	if scheme := v.req.Scheme(); len(scheme) == len("http") && !v.plain {
+		return &badRequest
+	}
+	// A browser uses one HTTP/2 connection for all hosts of its certificate,
+	// and may (RFC 9113, section 9.1.1). Nobody may with HTTP/1.1.
+	if v.sni != "" && !v.h2 && v.sni != host {
+		return &misdirected
+	}
+	v.host = host
+	return nil
+}
+
+// canonicalSNI is the host of a TLS hello; one that no request can be for if it
+// has no canonical spelling.
+func canonicalSNI(sni string) string {
+	if sni == "" {
+		return ""
+	}
+	host, err := name.Host(sni)
+	if err != nil {
+		return "?"
+	}
+	return host
+}
+
+// handover is a listener for connections that somebody else accepted.
+type handover struct {
+	conns  chan net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
+
+// give hands c to whoever accepts, or closes it if nobody does any more.
+func (h *handover) give(c net.Conn) bool {
+	select {
+	case h.conns <- c:
+		return true
+	case <-h.closed:
+		c.Close()
+		return false
+	}
+}
+
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (h *handover) Close() error {
+	h.once.Do(func() { close(h.closed) })
+	return nil
+}
+
+func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }

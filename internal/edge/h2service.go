@@ -1,0 +1,285 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/culvertd/culvert/internal/h1"
+	"github.com/culvertd/culvert/internal/router"
+)
+
+// newH2Transport speaks to services of HTTP/2, with the standard library: one
+// stream of ours for each stay, and as many of HTTP/2 on it as they allow. TLS,
+// if they want it, is between them and their agent.
+func newH2Transport(d *door) *http.Transport {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Transport{
+		DialContext:            d.dialH2,
+		DisableCompression:     true,
+		IdleConnTimeout:        idleStream,
+		MaxResponseHeaderBytes: h1.MaxResponseHead,
+		Protocols:              protocols,
+	}
+}
+
+type visitKey struct{}
+
+// dialH2 opens a stream. addr is the host and epoch that serviceURL wrote, and
+// the visit is the one for which it is opened; others will use it as well.
+func (d *door) dialH2(ctx context.Context, _, addr string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	epoch, err := strconv.ParseUint(port, 10, 64)
+	if err != nil {
+		return nil, err
+	}
+	v := ctx.Value(visitKey{}).(*visit)
+	c, err := d.edge.Visitors.Open(ctx, router.Visit{Host: host, Epoch: epoch, ID: v.id.String(), Remote: v.from.addr})
+	if err != nil {
+		return nil, &openError{err}
+	}
+	return c, nil
+}
+
+// carryH2 takes a request to a service of HTTP/2.
+func (d *door) carryH2(v *visit, body []byte, whole bool) error {
+	ctx, cancel := context.WithCancel(context.WithValue(d.ctx, visitKey{}, v))
+	defer cancel()
+	if cause := v.opening(cancel); cause != nil {
+		return cause
+	}
+	defer v.opening(nil)
+	interim := 0
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
+			if interim++; interim > maxInterim {
+				return badAnswer("too many 1xx answers")
+			}
+			s := h1.Response{Status: status, Head: h1.Head{Declared: -1}}
+			s.Fields, _ = fieldsOf(nil, http.Header(h))
+			cleanAnswer(v, &s)
+			return v.visitor.interim(&s)
+		},
+	})
+	r, up := v.requestH2(body, whole)
+	if whole {
+		v.watch.advance(phaseSending, phaseWaiting)
+	}
+	res, err := d.h2.RoundTrip(r.WithContext(ctx))
+	if err == nil {
+		err = v.answerH2(res)
+		res.Body.Close()
+	}
+	if up != nil {
+		up.stop()
+	}
+	return err
+}
+
+// requestH2 makes the request. Its body, unless it is here as a whole, is read
+// by the Transport as long as up is not stopped.
+func (v *visit) requestH2(body []byte, whole bool) (r *http.Request, up *uploadH2) {
+	q := v.req
+	host := string(q.Host)
+	if v.route.HostHeader != "" {
+		host = v.route.HostHeader
+	}
+	r = &http.Request{
+		Method: string(q.Method), URL: v.serviceURL(host), Host: host,
+		Header: make(http.Header), ContentLength: q.Length,
+	}
+	for i := range q.Fields {
+		name := http.CanonicalHeaderKey(string(q.Fields[i].Name))
+		r.Header[name] = append(r.Header[name], string(q.Fields[i].Value))
+	}
+	if v.trailing {
+		r.Header["Te"] = []string{"trailers"}
+	}
+	if _, ok := r.Header["User-Agent"]; !ok {
+		r.Header["User-Agent"] = nil // or net/http would name itself
+	}
+	switch {
+	case whole && len(body) > 0:
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+	case whole:
+		r.Body = http.NoBody
+	default:
+		up = &uploadH2{v: v, r: r}
+		r.Body = up
+		r.Trailer = make(http.Header) // the Transport sends those that were announced
+		for _, list := range r.Header["Trailer"] {
+			for name := range strings.SplitSeq(list, ",") {
+				if name = strings.TrimSpace(name); h1.ValidName(name) && h1.MayTrail(name) {
+					r.Trailer[http.CanonicalHeaderKey(name)] = nil
+				}
+			}
+		}
+		delete(r.Header, "Trailer") // it writes that itself
+	}
+	return r, up
+}
+
+// serviceURL is the URL that has the target as the visitor sent it, byte for
+// byte, and whose host is one stay. The epoch takes the place of the port. Of
+// an opaque part that names the host the Transport sends what is behind that.
+func (v *visit) serviceURL(host string) *url.URL {
+	path, query, asked := strings.Cut(string(v.req.AppendTarget(nil)), "?")
+	u := &url.URL{
+		Scheme:     "http",
+		Host:       v.route.Host + ":" + strconv.FormatUint(v.route.Epoch, 10),
+		Opaque:     path,
+		RawQuery:   query,
+		ForceQuery: asked && query == "",
+	}
+	if path != "*" {
+		u.Opaque = "//" + host + path
+	}
+	return u
+}
+
+// answerH2 passes the answer on.
+func (v *visit) answerH2(res *http.Response) error {
+	v.watch.turnTo(phaseAnswering)
+	v.watch.heard.Add(1)
+	s := h1.Response{Status: res.StatusCode, Head: h1.Head{Length: res.ContentLength, Declared: -1}}
+	if s.Status < 200 || s.Status > 599 {
+		return badAnswer(fmt.Sprintf("status %d", s.Status))
+	}
+	var ok bool
+	if s.Fields, ok = fieldsOf(nil, res.Header); !ok {
+		return badAnswer("a field has no equal in HTTP/1.1")
+	}
+	if _, ok := res.Header["Content-Length"]; ok {
+		s.Declared = res.ContentLength
+	}
+	if s.Length < 0 {
+		s.Length = h1.Chunked
+	}
+	if v.isHEAD() || s.Status == 204 || s.Status == 304 {
+		s.Length = 0
+	}
+	cleanAnswer(v, &s)
+	v.status = s.Status
+	if err := v.visitor.begin(&s, s.Length == 0); err != nil {
+		return &visitorError{err}
+	}
+	buf := takeBuffer()
+	defer buf.free()
+	for {
+		n, err := res.Body.Read(buf.b[:batch])
+		if n > 0 {
+			v.watch.heard.Add(uint64(n))
+			if err := v.visitor.write(buf.b[:n], err == io.EOF); err != nil {
+				return &visitorError{err}
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	trailers, ok := fieldsOf(nil, res.Trailer)
+	if !ok {
+		return badAnswer("a trailer has no equal in HTTP/1.1")
+	}
+	kept := trailers[:0]
+	for _, f := range trailers {
+		if h1.MayTrail(f.Name) {
+			kept = append(kept, f)
+		}
+	}
+	if err := v.visitor.end(cleanTrailers(kept, answerOwned)); err != nil {
+		return &visitorError{err}
+	}
+	return nil
+}
+
+// An uploadH2 is the body of a request, as the Transport reads it.
+type uploadH2 struct {
+	v *visit
+	r *http.Request
+
+	began atomic.Bool // somebody has read
+	mu    sync.Mutex  // held while reading; guards the fields below
+	rest  []byte
+	done  bool
+}
+
+func (u *uploadH2) Read(p []byte) (int, error) {
+	u.began.Store(true)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.rest) == 0 {
+		if u.done {
+			return 0, io.EOF
+		}
+		u.v.watch.reading.Store(true)
+		b, err := u.v.visitor.next()
+		u.v.watch.reading.Store(false)
+		if err == io.EOF {
+			u.done = true
+			for _, f := range cleanTrailers(u.v.visitor.trailers(), requestOwned) {
+				u.r.Trailer.Add(string(f.Name), string(f.Value))
+			}
+			u.v.watch.advance(phaseSending, phaseWaiting)
+			return 0, io.EOF
+		}
+		if err != nil {
+			if cause := bodyCause(err); cause != nil {
+				u.v.stop(cause)
+			}
+			return 0, err
+		}
+		u.v.watch.in.Add(uint64(len(b)))
+		u.rest = b
+	}
+	n := copy(p, u.rest)
+	u.rest = u.rest[n:]
+	return n, nil
+}
+
+// Close does nothing: stop is called when the answer has ended.
+func (u *uploadH2) Close() error { return nil }
+
+// stop returns when nobody reads the body any more.
+func (u *uploadH2) stop() {
+	if !u.began.Load() {
+		return // and it may be carried elsewhere
+	}
+	u.v.visitor.stopReading()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.done = true
+	u.rest = nil
+}
+
+// bodyCause is why a visit is stopped whose request could not be read; nil if
+// it was us who did not want the rest.
+func bodyCause(err error) error {
+	if errors.Is(err, errStopped) {
+		return nil
+	}
+	if e, ok := errors.AsType[*h1.Error](err); ok {
+		return e
+	}
+	if errors.Is(err, errLate) {
+		return errVisitorSlow
+	}
+	return errVisitorLeft
+}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/culvertd/culvert/bench/internal/report"
 )
 
 // pace is how often the exchange beside bulk is repeated.
@@ -63,7 +65,7 @@ func (b *bench) printFair(title string, streams int, results []outcome[fairness]
 	if streams > 1 {
 		head = append(head, "smallest and largest share")
 	}
-	t := newTable(title, "256 B up and 1,000 B down, ten times a second, while the bulk goes down, and the same on another TLS connection meanwhile. "+
+	t := report.NewTable(title, "256 B up and 1,000 B down, ten times a second, while the bulk goes down, and the same on another TLS connection meanwhile. "+
 		"In process, that has a road of its own.", head...)
 	for _, r := range results {
 		var same, own []time.Duration
@@ -80,9 +82,9 @@ func (b *bench) printFair(title string, streams int, results []outcome[fairness]
 			cells = append(cells, r.median("%.2f", func(s fairness) float64 { return s.least })+" – "+
 				r.median("%.2f", func(s fairness) float64 { return s.most }))
 		}
-		t.add(cells...)
+		t.Add(cells...)
 	}
-	t.print(b.out)
+	t.Print(b.out)
 }
 
 // percentile prints, in milliseconds, the time within which that part of all

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/culvertd/culvert/bench/internal/report"
 )
 
 // far prints what one stream makes of a road with a long way to go, from the
@@ -30,15 +32,15 @@ func (b *bench) farOver(ctx context.Context, k link) error {
 			alone = r.value(itself)
 		}
 	}
-	t := newTable("Far: "+k.name, fmt.Sprintf("One stream of bulk, the first %v with its ramp-up.", b.farTime), "", "MB/s", "of TLS alone")
+	t := report.NewTable("Far: "+k.name, fmt.Sprintf("One stream of bulk, the first %v with its ramp-up.", b.farTime), "", "MB/s", "of TLS alone")
 	for _, r := range results {
 		part := "–"
 		if alone > 0 {
 			part = r.median("%.2f", func(rate float64) float64 { return rate / alone })
 		}
-		t.add(r.library.name, r.median("%.1f", func(rate float64) float64 { return rate / 1e6 }), part)
+		t.Add(r.library.name, r.median("%.1f", func(rate float64) float64 { return rate / 1e6 }), part)
 	}
-	t.print(b.out)
+	t.Print(b.out)
 	return nil
 }
 

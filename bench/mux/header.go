@@ -2,46 +2,18 @@ package main
 
 import (
 	"fmt"
-	"net"
-	"os"
-	"runtime"
 	"runtime/debug"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/culvertd/culvert/bench/internal/report"
 )
 
 // header says on what the figures that follow were measured.
 func (b *bench) header() {
-	fmt.Fprintf(b.out, "## Multiplexers compared\n\n%s, %d CPUs, %s, %s, TCP congestion control %s. %s.\n",
-		runtime.Version(), runtime.NumCPU(), kernel(), loopDevice(), congestionControl(), strings.Join(versions(), ", "))
+	fmt.Fprintf(b.out, "## Multiplexers compared\n\n%s. %s.\n", report.Machine(), strings.Join(versions(), ", "))
 	if b.quick {
 		fmt.Fprint(b.out, "\nA quick run: these figures mean nothing.\n")
 	}
-}
-
-func kernel() string {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return "kernel unknown"
-	}
-	return unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:])
-}
-
-func loopDevice() string {
-	lo, err := net.InterfaceByName("lo")
-	if err != nil {
-		return "no loop device"
-	}
-	return fmt.Sprintf("loop device %s with an MTU of %d", lo.Name, lo.MTU)
-}
-
-func congestionControl() string {
-	name, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(name))
 }
 
 // versions are those of the libraries, as they are in this program.

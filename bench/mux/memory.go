@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"slices"
 	"time"
+
+	"github.com/culvertd/culvert/bench/internal/report"
 )
 
 // The sizes of what is measured, and those of a quick run.
@@ -43,7 +45,7 @@ func (b *bench) idleSessions(ctx context.Context) error {
 			alone = r.value(holding.kib)
 		}
 	}
-	t := newTable("Memory: an idle session, both ends",
+	t := report.NewTable("Memory: an idle session, both ends",
 		fmt.Sprintf("Heap and stacks of %d sessions over which one exchange has gone, and the goroutines. "+
 			"quic-go has its TLS inside, and here a UDP socket with a goroutine for each end of each session, of which a server needs only one.", n),
 		"", "KiB each", "beyond TLS alone", "goroutines each")
@@ -52,9 +54,9 @@ func (b *bench) idleSessions(ctx context.Context) error {
 		if alone > 0 && !r.library.single && !r.library.quic {
 			beyond = r.median("%.1f", func(h holding) float64 { return h.kib() - alone })
 		}
-		t.add(r.library.name, r.median("%.1f", holding.kib), beyond, r.median("%.1f", holding.routines))
+		t.Add(r.library.name, r.median("%.1f", holding.kib), beyond, r.median("%.1f", holding.routines))
 	}
-	t.print(b.out)
+	t.Print(b.out)
 	return nil
 }
 
@@ -70,13 +72,13 @@ func (b *bench) idleStreams(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t := newTable("Memory: an idle stream, both ends",
+	t := report.NewTable("Memory: an idle stream, both ends",
 		fmt.Sprintf("Heap and stacks of %d open streams of one session, after one exchange of 256 B and 1,200 B on each, and the goroutines.", n),
 		"", "KiB each", "goroutines each")
 	for _, r := range results {
-		t.add(r.library.name, r.median("%.2f", holding.kib), r.median("%.2f", holding.routines))
+		t.Add(r.library.name, r.median("%.2f", holding.kib), r.median("%.2f", holding.routines))
 	}
-	t.print(b.out)
+	t.Print(b.out)
 	return nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/culvertd/culvert/bench/internal/report"
 )
 
 // speed prints what exchanges and bulk cost on the loop device, where nothing
@@ -43,26 +45,26 @@ func (b *bench) speed(ctx context.Context) error {
 }
 
 func (b *bench) printExchanges(title string, results []outcome[sample]) {
-	t := newTable(title, "", "", "1,000/s", "CPU µs each", "allocations each", "p50 µs", "p99 µs")
+	t := report.NewTable(title, "", "", "1,000/s", "CPU µs each", "allocations each", "p50 µs", "p99 µs")
 	for _, r := range results {
-		t.add(r.library.name,
+		t.Add(r.library.name,
 			r.median("%.1f", func(s sample) float64 { return s.rate / 1e3 }),
 			r.median("%.1f", func(s sample) float64 { return s.cpu * 1e6 }),
 			r.median("%.1f", func(s sample) float64 { return s.allocs }),
 			r.median("%.0f", func(s sample) float64 { return float64(s.p50.Nanoseconds()) / 1e3 }),
 			r.median("%.0f", func(s sample) float64 { return float64(s.p99.Nanoseconds()) / 1e3 }))
 	}
-	t.print(b.out)
+	t.Print(b.out)
 }
 
 func (b *bench) printBulk(title string, results []outcome[sample]) {
-	t := newTable(title, "", "", "MB/s", "CPU s/GB")
+	t := report.NewTable(title, "", "", "MB/s", "CPU s/GB")
 	for _, r := range results {
-		t.add(r.library.name,
+		t.Add(r.library.name,
 			r.median("%.0f", func(s sample) float64 { return s.rate / 1e6 }),
 			r.median("%.2f", func(s sample) float64 { return s.cpu * 1e9 }))
 	}
-	t.print(b.out)
+	t.Print(b.out)
 }
 
 // A sample is what one load made of one library for a while.

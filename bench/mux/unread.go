@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/culvertd/culvert/bench/internal/report"
 )
 
 // unread prints what streams that nobody reads hold, and what they leave of
@@ -21,7 +23,7 @@ func (b *bench) unread(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t := newTable(fmt.Sprintf("Memory: %d streams that nobody reads", unreadStreams),
+	t := report.NewTable(fmt.Sprintf("Memory: %d streams that nobody reads", unreadStreams),
 		"The peer writes as much as it can on each. What the session then holds, and the rate of bulk on one more stream that is read.",
 		"", "MiB held", "bulk before, MB/s", "bulk beside them, MB/s", "of before")
 	for _, r := range results {
@@ -30,11 +32,11 @@ func (b *bench) unread(ctx context.Context) error {
 		if len(r.samples) > 0 && r.samples[0].after == 0 {
 			beside, part = "stalls", "–"
 		}
-		t.add(r.library.name,
+		t.Add(r.library.name,
 			r.median("%.2f", func(x burden) float64 { return float64(x.held) / (1 << 20) }),
 			r.median("%.0f", func(x burden) float64 { return x.before / 1e6 }), beside, part)
 	}
-	t.print(b.out)
+	t.Print(b.out)
 	return nil
 }
 

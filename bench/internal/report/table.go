@@ -1,4 +1,4 @@
-package main
+package report
 
 import (
 	"fmt"
@@ -7,20 +7,23 @@ import (
 	"unicode/utf8"
 )
 
-// A table is printed in Markdown, with columns that also line up as text.
-type table struct {
+// A Table is printed in Markdown, with columns that also line up as text.
+type Table struct {
 	title string
 	notes string
 	rows  [][]string // the first one is the head
 }
 
-func newTable(title, notes string, head ...string) *table {
-	return &table{title, notes, [][]string{head}}
+// NewTable returns a table without rows. Notes, if not empty, stand above it.
+func NewTable(title, notes string, head ...string) *Table {
+	return &Table{title, notes, [][]string{head}}
 }
 
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+// Add adds a row, with a cell for each of the head.
+func (t *Table) Add(cells ...string) { t.rows = append(t.rows, cells) }
 
-func (t *table) print(w io.Writer) {
+// Print writes the table to w.
+func (t *Table) Print(w io.Writer) {
 	widths := make([]int, len(t.rows[0]))
 	for _, row := range t.rows {
 		for i, cell := range row {

@@ -1,10 +1,10 @@
 # A newcomer needs two of these: make dev, make test.
 
 TARGET = # of make dev: a service of one's own, say 3000; a built-in page without it
-BENCH = # of make bench-mux: its flags, say -quick; see bench/mux/doc.go
+BENCH = # of make bench-mux and bench-http: flags, say -quick; see bench/mux/doc.go and bench/http/doc.go
 VULNDB ?= # of make lint: vulnerability data for govulncheck, see tools/lint.sh
 
-.PHONY: build dev test lint check bench-mux
+.PHONY: build dev test lint check bench-mux bench-http
 
 build: # bin/culvert and bin/culvertd
 	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/culvert ./cmd/culvertd
@@ -23,3 +23,7 @@ check: lint test # the gate: what a change has to pass
 
 bench-mux: # the multiplexer beside others, as Markdown; a quarter of an hour
 	@cd bench && go run ./mux $(BENCH)
+
+bench-http: # requests and bulk beside proxies without a tunnel; twenty minutes
+	bench/setup.sh
+	@cd bench && CGO_ENABLED=0 go run -trimpath ./http $(BENCH)

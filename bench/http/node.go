@@ -115,7 +115,7 @@ func agent(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Println("ready", ln.URL())
-	err = culvert.Forward(ctx, ln, *target)
+	err = culvert.Forward(ctx, ln, culvert.Service{Target: *target})
 	if ctx.Err() != nil {
 		return nil // we were asked to stop
 	}

@@ -4,7 +4,7 @@ TARGET = # of make dev: a service of one's own, say 3000; a built-in page withou
 BENCH = # of make bench-mux and bench-http: flags, say -quick; see bench/mux/doc.go and bench/http/doc.go
 VULNDB ?= # of make lint: vulnerability data for govulncheck, see tools/lint.sh
 
-.PHONY: build dev test lint check bench-mux bench-http
+.PHONY: build dev test lint check conformance bench-mux bench-http
 
 build: # bin/culvert and bin/culvertd
 	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/culvert ./cmd/culvertd
@@ -20,6 +20,9 @@ lint:
 	VULNDB='$(strip $(VULNDB))' tools/lint.sh
 
 check: lint test # the gate: what a change has to pass
+
+conformance: # how well it keeps to what others agreed on, a line each; under a minute
+	@tools/conformance.sh
 
 bench-mux: # the multiplexer beside others, as Markdown; a quarter of an hour
 	@cd bench && go run ./mux $(BENCH)

@@ -201,7 +201,7 @@ var conversations = []conversation{
 	}},
 
 	// RFC 9112, sections 2 and 3: what is no request.
-	{"CONNECT", nil, refused(400, "bad_request", "CONNECT @H@:443 HTTP/1.1\r\nHost: @H@:443\r\n\r\n")},
+	{"CONNECT", nil, refused(501, "bad_request", "CONNECT @H@:443 HTTP/1.1\r\nHost: @H@:443\r\n\r\n")},
 	{"a version to come", nil, func(t *testing.T, e *entrance) {
 		v := e.speak1(t)
 		v.say(e, "GET / HTTP/3.0\r\nHost: @H@\r\n\r\n")

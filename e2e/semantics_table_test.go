@@ -38,7 +38,7 @@ var semantics = []semantic{
 		hears: []string{"content-length: 5"}, hearsNot: "transfer-encoding"},
 	{name: "empty answer", ask: ask{target: "/"}, answer: length("200 OK", ""), hears: []string{"content-length: 0"}},
 	{name: "answer in chunks, with extensions", ask: ask{target: "/"}, answer: chunks("0;last\r\n\r\n"), body: "abcdefg",
-		hearsNot: "content-length trailer"},
+		hearsNot: "trailer"},
 	{name: "answer up to the end of the connection", ask: ask{target: "/"}, answer: "HTTP/1.1 200 OK\r\n\r\nhello", body: "hello"},
 	{name: "answer broken off, with a length", ask: ask{target: "/"}, broken: true,
 		answer: "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nBREAK"},
@@ -48,8 +48,9 @@ var semantics = []semantic{
 	// 6.5: trailers, both ways.
 	{name: "trailers, announced", ask: ask{method: "POST", target: "/", body: "b", fields: []field{{"Trailer", "X-One, X-Two"}},
 		trailers: []field{{"X-One", "1"}, {"X-Two", "2"}}}},
-	{name: "trailers, not announced", ask: ask{method: "POST", target: "/", body: "b", trailers: []field{{"X-One", "1"}}}},
-	{name: "trailers without a body", ask: ask{method: "POST", target: "/", trailers: []field{{"X-One", "1"}}}},
+	// Over HTTP/2 the standard library keeps those that were announced.
+	{name: "trailers, not announced", lost2: true, ask: ask{method: "POST", target: "/", body: "b", trailers: []field{{"X-One", "1"}}}},
+	{name: "trailers without a body", lost2: true, ask: ask{method: "POST", target: "/", trailers: []field{{"X-One", "1"}}}},
 	{name: "trailers of the answer, announced", ask: ask{target: "/"}, body: "abcdefg",
 		answer: chunks("0\r\nX-Sum: 7\r\nX-More: 8\r\n\r\n", "Trailer: X-Sum, X-More"), trailers: []string{"x-sum: 7", "x-more: 8"}},
 	{name: "trailers of the answer, not announced", ask: ask{target: "/"}, body: "abcdefg",

@@ -18,6 +18,7 @@ type semantic struct {
 	serve   func(*asked) // what it does instead of that
 	only    string       // h1 or h2
 	ordered bool         // the order of different fields counts, too
+	lost2   bool         // trailers of the request do not come through from HTTP/2
 
 	got      []string // of these fields, the service gets exactly this
 	gotNot   string   // names of fields that it does not get, with spaces between
@@ -107,7 +108,7 @@ func (m *semantic) try(t *testing.T, e *entrance, o *origin, proto string) {
 	if len(log) != 1 {
 		t.Fatalf("the service got %d requests", len(log))
 	}
-	m.checkAsked(t, log[0])
+	m.checkAsked(t, log[0], proto)
 	if h, err := v.exchange(e.host, afterwards); err != nil || h.status != 200 || h.body != "ok" {
 		t.Errorf("the next request on the connection: %+v, %v", h, err)
 	}
@@ -134,7 +135,7 @@ func (m *semantic) checkHeard(t *testing.T, h *heard) {
 	}
 }
 
-func (m *semantic) checkAsked(t *testing.T, q *asked) {
+func (m *semantic) checkAsked(t *testing.T, q *asked, proto string) {
 	method := m.method
 	if method == "" {
 		method = "GET"
@@ -143,7 +144,14 @@ func (m *semantic) checkAsked(t *testing.T, q *asked) {
 		t.Errorf("the service gets %s %s with %.100q; want %s %s with %.100q", q.method, q.target, q.body, method, m.target, m.ask.body)
 	}
 	m.wantFields(t, "the service", q.fields, m.got, m.gotNot)
-	if got, want := spell(q.trailers), spell(m.ask.trailers); !slices.Equal(got, want) {
+	want := spell(m.ask.trailers)
+	if m.lost2 && proto == "h2" {
+		want = nil
+	}
+	got := spell(q.trailers)
+	slices.Sort(got) // HTTP/2 forgets their order on its way through the standard library
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
 		t.Errorf("the service gets trailers %q; want %q", got, want)
 	}
 	if !strings.Contains(string(q.raw), m.gotExact) {

@@ -1,7 +1,7 @@
 #!/bin/sh
 # conformance.sh says in a line each how well both programs, as they are, keep
 # to what others agreed on: framing, HTTP/2, meaning, targets, WebSocket, gRPC,
-# events. It fails when any check does, also those that make test leaves out.
+# events. It fails when any check does. make test does the same checks.
 # For one of them alone, and all it has to say: tools/conformance.sh TestH2Spec
 set -eu
 cd "$(dirname "$0")/.."

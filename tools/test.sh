@@ -16,8 +16,7 @@ go) # as gotestsum wants it: one stream of JSON
 	status=0
 	# shellcheck disable=SC2046 # one word per package
 	go test -json -race $(go list ./... | grep -v /e2e$) || status=1
-	# What the edge or the agent does not do yet is left out; make conformance tries it.
-	go test -json -count=1 -skip 'TestWebSocketHTTP2|TestGRPC/^h2|TestGRPC/^a_certificate|TestFramingCorpus/.*/^(field-barelf|field-fold|tewrap-foldname|tewrap-lffold|tewrap-lfwrap|trailer-fold)$|TestHTTPSemantics/.*/^(trailers,_not_announced|trailers_without_a_body|names_as_they_were_spelled|fields_in_their_order|fields_of_the_answer_in_their_order|an_empty_line_first|HTTP_1.0_knows_no_chunks_and_no_interim_answers|a_visitor_who_has_said_all)$' ./e2e || status=1
+	go test -json -count=1 ./e2e || status=1
 	exit $status
 	;;
 count) # gotestsum tells the numbers

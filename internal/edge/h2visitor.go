@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	_ "github.com/culvertd/culvert/internal/edge/xconnect"
 	"github.com/culvertd/culvert/internal/h1"
 )
 

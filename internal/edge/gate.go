@@ -217,6 +217,8 @@ func tlsConfig(getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, erro
 		},
 		NextProtos:     []string{"h2", "http/1.1"},
 		GetCertificate: getCertificate,
+		// Answers are written in one go, and small records would make several.
+		DynamicRecordSizingDisabled: true,
 	}
 	if !agents {
 		return visitor

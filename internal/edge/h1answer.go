@@ -114,6 +114,11 @@ func (c *h1Visitor) write(b []byte, more bool) error {
 	}
 	if c.chunked {
 		c.out.b = h1.AppendChunkSize(c.out.b, len(b))
+	} else if len(b) >= batch {
+		if err := c.flush(); err != nil {
+			return err
+		}
+		return c.put(b)
 	}
 	for len(b) > 0 {
 		n := min(len(b), max(0, batch-len(c.out.b)))
@@ -158,11 +163,16 @@ func (c *h1Visitor) send() error {
 	if len(c.out.b) == 0 {
 		return nil
 	}
+	err := c.put(c.out.b)
+	c.out.b = c.out.b[:0]
+	return err
+}
+
+func (c *h1Visitor) put(b []byte) error {
 	c.watch.writing.Store(true)
-	n, err := c.conn.Write(c.out.b)
+	n, err := c.conn.Write(b)
 	c.watch.writing.Store(false)
 	c.watch.out.Add(uint64(n))
-	c.out.b = c.out.b[:0]
 	return err
 }
 

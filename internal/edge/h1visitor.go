@@ -72,12 +72,13 @@ func newH1Visitor(d *door, raw, conn net.Conn) *h1Visitor {
 	c.reader = h1.NewReader(readerFunc(c.read))
 	c.reader.MaxHead = d.edge.maxHead()
 	c.watch.late = c.late
-	c.visit = visit{door: d, visitor: c, watch: &c.watch, plain: true, req: &c.req}
+	v := &c.visit
+	v.door, v.visitor, v.watch, v.req, v.plain = d, c, &c.watch, &c.req, true
 	if t, ok := conn.(*tls.Conn); ok {
-		c.visit.plain = false
-		c.visit.sni = canonicalSNI(t.ConnectionState().ServerName)
+		v.plain = false
+		v.sni = canonicalSNI(t.ConnectionState().ServerName)
 	}
-	c.visit.peer = originAt(addrPort(raw.RemoteAddr()), c.visit.plain)
+	v.peer = originAt(addrPort(raw.RemoteAddr()), v.plain)
 	return c
 }
 

@@ -68,11 +68,12 @@ func (d *door) serveH2(w http.ResponseWriter, r *http.Request) {
 	c := &h2Visitor{w: w, r: r, control: http.NewResponseController(w), stop: make(chan struct{})}
 	c.watch.late = func(what lateness, turn uint32) { c.visit.late(what, turn) }
 	c.watch.turnTo(phaseSending)
-	c.visit = visit{door: d, visitor: c, watch: &c.watch, h2: true, req: &c.req}
+	v := &c.visit
+	v.door, v.visitor, v.watch, v.req, v.h2 = d, c, &c.watch, &c.req, true
 	addr, _ := netip.ParseAddrPort(r.RemoteAddr)
 	addr = netip.AddrPortFrom(addr.Addr().Unmap().WithZone(""), addr.Port())
-	c.visit.peer = originAt(addr, false)
-	c.visit.open()
+	v.peer = originAt(addr, false)
+	v.open()
 	d.watchman.add(&c.watch)
 	defer d.watchman.remove(&c.watch)
 	defer func() {

@@ -23,7 +23,7 @@ const (
 	freshEnough = time.Second
 
 	maxIdleStreams = 4096 // of all tunnels
-	maxIdlePerStay = 256
+	maxIdlePerStay = 1024
 )
 
 // A stream is a connection to a service of HTTP/1.1: one of ours, to its agent,

@@ -194,15 +194,7 @@ func (d *door) Shutdown(ctx context.Context) error {
 func (d *door) Close() error {
 	d.listener.Close()
 	d.cut()
-	d.mu.Lock()
-	var all []*h1Visitor
-	for v := range d.h1s {
-		all = append(all, v)
-	}
-	d.mu.Unlock()
-	for _, v := range all {
-		v.cut()
-	}
+	d.watchman.tellAll(lateClosed)
 	d.server.Close()
 	d.streams.close()
 	d.h2.CloseIdleConnections()

@@ -3,6 +3,7 @@ package edge
 import (
 	"bytes"
 	"net/http"
+	"slices"
 
 	"github.com/culvertd/culvert/internal/h1"
 )
@@ -265,6 +266,15 @@ func dated(fields []h1.Field) bool {
 // fieldsOf gives the fields of a message of HTTP/2, in any order; false if one
 // of them has no equal in HTTP/1.1.
 func fieldsOf(fields []h1.Field, h http.Header) ([]h1.Field, bool) {
+	size, n := 0, 0
+	for name, values := range h {
+		for _, value := range values {
+			size += len(name) + len(value)
+			n++
+		}
+	}
+	fields = slices.Grow(fields, n+ours)
+	text := make([]byte, 0, size) // never grows, so that what points into it stays
 	for name, values := range h {
 		if name == ":protocol" {
 			continue
@@ -273,8 +283,15 @@ func fieldsOf(fields []h1.Field, h http.Header) ([]h1.Field, bool) {
 			if !h1.ValidName(name) || !h1.ValidValue(value) {
 				return nil, false
 			}
-			fields = append(fields, h1.Field{Name: []byte(name), Value: []byte(value), Kind: h1.KindOf(name)})
+			at := len(text)
+			text = append(append(text, name...), value...)
+			fields = append(fields, h1.Field{
+				Name: text[at : at+len(name)], Value: text[at+len(name):], Kind: h1.KindOf(name),
+			})
 		}
 	}
 	return fields, true
 }
+
+// ours is how many fields we add.
+const ours = 6

@@ -71,7 +71,7 @@ func newH1Visitor(d *door, raw, conn net.Conn) *h1Visitor {
 	c := &h1Visitor{door: d, conn: conn, raw: raw}
 	c.reader = h1.NewReader(readerFunc(c.read))
 	c.reader.MaxHead = d.edge.maxHead()
-	c.watch.late = c.late
+	c.watch.owner = c
 	v := &c.visit
 	v.door, v.visitor, v.watch, v.req, v.plain = d, c, &c.watch, &c.req, true
 	if t, ok := conn.(*tls.Conn); ok {
@@ -214,6 +214,8 @@ func (c *h1Visitor) late(what lateness, turn uint32) {
 		}
 	case lateLasting:
 		c.peek(turn)
+	case lateClosed:
+		c.cut()
 	default:
 		c.visit.late(what, turn)
 	}

@@ -8,8 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,7 +41,10 @@ func newH2Server(d *door) *http.Server {
 		},
 		ConnState:   d.h2ConnState,
 		BaseContext: func(net.Listener) context.Context { return d.ctx },
-		ErrorLog:    slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, peerKey{}, originAt(addrPort(c.RemoteAddr()), false))
+		},
+		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -59,40 +62,66 @@ type h2Visitor struct {
 	wanted  chan struct{} // closed when the visitor is to be asked for the body; nil if he does not wait
 	want    sync.Once
 	waited  bool          // for wanted, by next
-	stop    chan struct{} // closed when nobody wants the rest of it
+	stop    chan struct{} // closed when nobody wants the rest of it; nil without a body
 	stopped sync.Once
+
+	mu   sync.Mutex // guards the field below, and that w is used only before
+	over bool
 }
+
+type peerKey struct{}
 
 // serveH2 is called by the standard library.
 func (d *door) serveH2(w http.ResponseWriter, r *http.Request) {
-	c := &h2Visitor{w: w, r: r, control: http.NewResponseController(w), stop: make(chan struct{})}
-	c.watch.late = func(what lateness, turn uint32) { c.visit.late(what, turn) }
+	c := &h2Visitor{w: w, r: r, control: http.NewResponseController(w)}
+	c.watch.owner = c
 	c.watch.turnTo(phaseSending)
 	v := &c.visit
 	v.door, v.visitor, v.watch, v.req, v.h2 = d, c, &c.watch, &c.req, true
-	addr, _ := netip.ParseAddrPort(r.RemoteAddr)
-	addr = netip.AddrPortFrom(addr.Addr().Unmap().WithZone(""), addr.Port())
-	v.peer = originAt(addr, false)
+	v.peer = r.Context().Value(peerKey{}).(origin)
 	v.open()
 	d.watchman.add(&c.watch)
-	defer d.watchman.remove(&c.watch)
-	defer func() {
-		c.visit.finish()
-		if c.body != nil {
-			c.body.free()
-		}
-		if c.aborted.Load() {
-			panic(http.ErrAbortHandler) // how a handler says that an answer is not complete
-		}
-	}()
+	defer c.close()
 	defer d.contain(c.abort)
-	defer context.AfterFunc(r.Context(), func() { c.visit.stop(errVisitorLeft) })()
-
+	if r.Context().Err() != nil { // and the watchman may have told all others
+		v.stop(errVisitorLeft)
+	}
 	if !c.translate() {
-		d.refuse(&c.visit, badRequest, errors.New("no equal in HTTP/1.1"))
+		d.refuse(v, badRequest, errors.New("no equal in HTTP/1.1"))
 		return
 	}
-	d.serve(&c.visit)
+	d.serve(v)
+}
+
+// close lets go of everything that belongs to the standard library.
+func (c *h2Visitor) close() {
+	c.visit.finish()
+	c.visit.door.watchman.remove(&c.watch)
+	c.mu.Lock()
+	c.over = true
+	c.mu.Unlock()
+	if c.body != nil {
+		c.body.free()
+	}
+	if c.aborted.Load() {
+		panic(http.ErrAbortHandler) // how a handler says that an answer is not complete
+	}
+}
+
+// late is what the watchman has found out. He also looks whether the visitor
+// is still there: telling that at once would cost each request more than most
+// of them take.
+func (c *h2Visitor) late(what lateness, turn uint32) {
+	switch what {
+	case lateLasting:
+		if c.r.Context().Err() != nil {
+			c.visit.stopIn(turn, errVisitorLeft)
+		}
+	case lateClosed:
+		c.visit.stop(errClosed)
+	default:
+		c.visit.late(what, turn)
+	}
 }
 
 // translate makes of the request what it is in HTTP/1.1; false if there is no
@@ -135,6 +164,9 @@ func (c *h2Visitor) translate() bool {
 	}
 	if r.ContentLength >= 0 && len(r.Header["Content-Length"]) > 0 {
 		q.Declared = r.ContentLength
+	}
+	if q.Length != 0 {
+		c.stop = make(chan struct{})
 	}
 	if values := r.Header["Expect"]; len(values) == 1 && q.Length != 0 {
 		q.ExpectContinue = true
@@ -200,8 +232,14 @@ func (c *h2Visitor) trailers() []h1.Field {
 }
 
 func (c *h2Visitor) stopReading() {
-	c.stopped.Do(func() { close(c.stop) })
-	c.control.SetReadDeadline(longAgo)
+	if c.stop != nil {
+		c.stopped.Do(func() { close(c.stop) })
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.over {
+		c.control.SetReadDeadline(longAgo)
+	}
 }
 
 // interim passes everything on but 100, which the standard library says itself.
@@ -238,11 +276,30 @@ func (c *h2Visitor) begin(s *h1.Response, more bool) error {
 	return c.control.Flush()
 }
 
+// setHeader puts the fields into the header, with one piece of memory for all
+// their text.
 func (c *h2Visitor) setHeader(s *h1.Response) http.Header {
-	h := c.w.Header()
+	size := 0
 	for i := range s.Fields {
-		name := http.CanonicalHeaderKey(string(s.Fields[i].Name))
-		h[name] = append(h[name], string(s.Fields[i].Value))
+		size += len(s.Fields[i].Name) + len(s.Fields[i].Value)
+	}
+	var b strings.Builder
+	b.Grow(size)
+	for i := range s.Fields {
+		b.Write(s.Fields[i].Name)
+		b.Write(s.Fields[i].Value)
+	}
+	h, text, values := c.w.Header(), b.String(), make([]string, len(s.Fields))
+	for i := range s.Fields {
+		n := len(s.Fields[i].Name)
+		name := http.CanonicalHeaderKey(text[:n])
+		values[i] = text[n : n+len(s.Fields[i].Value)]
+		text = text[n+len(values[i]):]
+		if h[name] == nil {
+			h[name] = values[i : i+1 : i+1]
+		} else {
+			h[name] = append(h[name], values[i])
+		}
 	}
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // or net/http would guess one
@@ -275,7 +332,11 @@ func (c *h2Visitor) refusing() {}
 // abort resets the stream, at the latest when the handler returns.
 func (c *h2Visitor) abort() {
 	c.aborted.Store(true)
-	c.control.SetWriteDeadline(longAgo)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.over {
+		c.control.SetWriteDeadline(longAgo)
+	}
 }
 
 // h2ConnState notes the end of a connection.

@@ -32,6 +32,7 @@ const (
 	lateSilence                     // nothing moved either way
 	lateSending                     // the visitor sends a body too slowly
 	lateTaking                      // the visitor takes the answer too slowly
+	lateClosed                      // nothing is waited for any more
 )
 
 // slowFor is how long a visitor may be slower than the least rate, in all.
@@ -43,11 +44,17 @@ type limits struct {
 	rate                         int // bytes in a second
 }
 
+// Who is watched is told what is late, and in which turn of his watch that was.
+// He must not block.
+type watched interface {
+	late(what lateness, turn uint32)
+}
+
 // A watch is what a watchman looks at from time to time: so nobody who moves
 // bytes has to set a timer, or look at a clock. It may be used again after
 // remove.
 type watch struct {
-	late func(what lateness, turn uint32) // called by the watchman; must not block
+	owner watched
 
 	turn    atomic.Uint32 // the phase, and above it a number that every turn changes
 	service atomic.Int64  // limits that the tunnel has, in nanoseconds
@@ -230,9 +237,22 @@ func (m *watchman) look() {
 	}
 	m.mu.Unlock()
 	for _, f := range late {
-		f.w.late(f.what, f.turn)
+		f.w.owner.late(f.what, f.turn)
 	}
 	m.also()
+}
+
+// tellAll tells all who are watched that the edge is closed.
+func (m *watchman) tellAll(what lateness) {
+	m.mu.Lock()
+	all := make([]*watch, 0, len(m.watches))
+	for w := range m.watches {
+		all = append(all, w)
+	}
+	m.mu.Unlock()
+	for _, w := range all {
+		w.owner.late(what, w.turn.Load())
+	}
 }
 
 // since is the watchman's time.

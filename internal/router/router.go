@@ -98,9 +98,10 @@ type Router struct {
 	// no lock held and must be set before the first call of a method.
 	Owned func(host string) bool
 
-	mu     sync.RWMutex // guards the fields below
-	epoch  uint64       // of the last stay that began
-	routes map[string]stay
+	routes sync.Map // of host to stay; read by every visitor, so without a lock
+
+	mu    sync.Mutex // guards the field below, and is held while routes change
+	epoch uint64     // of the last stay that began
 }
 
 // A stay is one holding of one host by one Opener.
@@ -116,11 +117,8 @@ type stay struct {
 func (r *Router) Add(host string, o Opener, opt Options) (epoch uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.routes == nil {
-		r.routes = make(map[string]stay)
-	}
 	r.epoch++
-	r.routes[host] = stay{r.epoch, o, opt}
+	r.routes.Store(host, &stay{r.epoch, o, opt})
 	return r.epoch
 }
 
@@ -130,8 +128,8 @@ func (r *Router) Add(host string, o Opener, opt Options) (epoch uint64) {
 func (r *Router) Remove(host string, epoch uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.routes[host].epoch == epoch {
-		delete(r.routes, host)
+	if s, ok := r.routes.Load(host); ok && s.(*stay).epoch == epoch {
+		r.routes.Delete(host)
 	}
 }
 
@@ -173,16 +171,14 @@ func (r *Router) Open(ctx context.Context, v Visit) (net.Conn, error) {
 	return conn, nil
 }
 
-func (r *Router) holder(host string) (stay, error) {
-	r.mu.RLock()
-	s, ok := r.routes[host]
-	r.mu.RUnlock()
+func (r *Router) holder(host string) (*stay, error) {
+	s, ok := r.routes.Load(host)
 	switch {
 	case ok:
-		return s, nil
+		return s.(*stay), nil
 	case r.Owned != nil && r.Owned(host):
-		return stay{}, ErrOffline
+		return nil, ErrOffline
 	default:
-		return stay{}, ErrNoTunnel
+		return nil, ErrNoTunnel
 	}
 }

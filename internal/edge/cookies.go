@@ -13,30 +13,24 @@ import (
 // and some read more into it than ASCII: whatever is not plainly the host's own
 // or nothing to do with it goes.
 func narrowed(value []byte, host string) []byte {
-	if !bytes.ContainsRune(value, ';') {
+	attributes := bytes.IndexByte(value, ';')
+	if attributes < 0 {
 		return value
 	}
-	var out []byte
-	changed := false
-	for i := 0; ; i++ {
-		attribute, rest, more := bytes.Cut(value, semicolon)
-		if i > 0 && reachesBeyond(attribute, host) {
-			changed = true
-		} else {
-			if i > 0 {
-				out = append(out, ';')
-			}
-			out = append(out, attribute...)
-		}
-		if !more {
-			break
-		}
-		value = rest
+	wide := false
+	for attribute := range bytes.SplitSeq(value[attributes+1:], semicolon) {
+		wide = wide || reachesBeyond(attribute, host)
 	}
-	if !changed {
-		return out
+	if !wide {
+		return value
 	}
-	return bytes.TrimRight(out, " \t;")
+	kept := bytes.Clone(value[:attributes])
+	for attribute := range bytes.SplitSeq(value[attributes+1:], semicolon) {
+		if !reachesBeyond(attribute, host) {
+			kept = append(append(kept, ';'), attribute...)
+		}
+	}
+	return bytes.TrimRight(kept, " \t;")
 }
 
 var semicolon = []byte(";")
@@ -44,16 +38,20 @@ var semicolon = []byte(";")
 // reachesBeyond reports whether attribute is a Domain that is, or could be
 // taken for, a parent of host.
 func reachesBeyond(attribute []byte, host string) bool {
-	name, value, _ := strings.Cut(string(attribute), "=")
-	if !strings.EqualFold(strings.Trim(name, " \t"), "domain") {
+	name, value, _ := bytes.Cut(attribute, equals)
+	if name = bytes.Trim(name, " \t"); !bytes.EqualFold(name, nameDomain) {
 		return false
 	}
-	domain := strings.ToLower(strings.Trim(value, " \t\""))
-	domain = strings.Trim(domain, ".")
+	domain := strings.Trim(strings.ToLower(string(bytes.Trim(value, " \t\""))), ".")
 	for i := range len(domain) {
 		if c := domain[i]; c >= 0x80 || c == '%' {
 			return true
 		}
 	}
-	return strings.HasSuffix(host, "."+domain) && domain != ""
+	return domain != "" && strings.HasSuffix(host, "."+domain)
 }
+
+var (
+	equals     = []byte("=")
+	nameDomain = []byte("domain")
+)

@@ -19,7 +19,7 @@ type duplex interface {
 // upgrade joins the visitor and the service, who have agreed on another
 // protocol. From now on silence is nobody's business but theirs.
 func (s *stream) upgrade(v *visit) error {
-	if !offered(v.req.Upgrade, s.res.Upgrade) {
+	if !upgradable(v.req) || !offered(v.req.Upgrade, s.res.Upgrade) {
 		return badAnswer("switches to a protocol that nobody asked for")
 	}
 	v.watch.turnTo(phaseFree)

@@ -113,6 +113,7 @@ func (c *h1Visitor) next1() bool {
 		return false
 	}
 	c.stopPeeking()
+	c.calm(errStopped)
 	c.flush()
 	if !c.reader.Done() && (c.last || !c.drain()) {
 		return false
@@ -265,7 +266,13 @@ func (c *h1Visitor) stopPeeking() {
 	c.calmLocked(errPeeked)
 }
 
-// calmLocked takes an interruption back that nobody has noticed.
+// calm takes an interruption back that nobody has noticed.
+func (c *h1Visitor) calm(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calmLocked(why)
+}
+
 func (c *h1Visitor) calmLocked(why error) {
 	if c.why == why {
 		c.why = nil

@@ -53,6 +53,7 @@ func (s *stream) answer(v *visit) error {
 			return err
 		}
 		s.answered = true
+		s.last = s.last || s.res.Close
 		v.watch.heard.Add(1)
 		if s.res.Status >= 200 || s.res.Status == 101 {
 			break
@@ -70,6 +71,9 @@ func (s *stream) answer(v *visit) error {
 	}
 	v.watch.turnTo(phaseAnswering)
 	cleanAnswer(v, &s.res)
+	if err := v.acceptable(&s.res); err != nil {
+		return err
+	}
 	v.status = s.res.Status
 	if err := v.visitor.begin(&s.res, s.reader.Ready()); err != nil {
 		return &visitorError{err}
@@ -93,6 +97,14 @@ func (s *stream) answer(v *visit) error {
 	return nil
 }
 
+// acceptable returns why the head of an answer cannot be passed on.
+func (v *visit) acceptable(s *h1.Response) error {
+	if v.connect && s.Status < 300 {
+		return badAnswer("no WebSocket, but it would look like one over HTTP/2")
+	}
+	return nil
+}
+
 // An upload sends the body of a request.
 type upload struct {
 	v    *visit
@@ -103,10 +115,7 @@ type upload struct {
 
 func (u *upload) run() {
 	defer close(u.done)
-	defer u.v.door.contain(func() {
-		u.err = errPanicked
-		u.v.stop(errPanicked)
-	})
+	defer u.v.door.contain(u.v, func() { u.err = errPanicked })
 	if u.err = u.send(); u.err == nil {
 		u.v.watch.advance(phaseSending, phaseWaiting)
 	}
@@ -116,8 +125,9 @@ func (u *upload) run() {
 // only what the visitor does wrong stops the visit.
 func (u *upload) send() error {
 	v, chunked := u.v, u.v.req.Length == h1.Chunked
+	held := v.req.ExpectContinue // he may be waiting himself
 	for {
-		v.watch.reading.Store(true)
+		v.watch.reading.Store(!held)
 		b, err := v.visitor.next()
 		v.watch.reading.Store(false)
 		switch {
@@ -130,6 +140,7 @@ func (u *upload) send() error {
 			v.stop(bodyCause(err))
 			return err
 		}
+		held = false
 		v.watch.in.Add(uint64(len(b)))
 		if err := u.write(b, chunked); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -33,14 +34,13 @@ func (e badAnswer) Error() string { return string(e) }
 // answer back.
 func (d *door) forward(v *visit) {
 	err := d.carry(v)
-	v.finish()
 	v.err = err
 	if err != nil {
 		d.failed(v, err)
 	}
 	if v.debug() {
 		d.log.Debug("visit ended", "visit", v.id, "tunnel", v.host, "peer", v.from.addr,
-			"method", string(v.req.Method), "status", v.status, "took", time.Since(v.began), "err", v.err)
+			"method", v.method, "status", v.status, "took", time.Since(v.began), "err", v.err)
 	}
 }
 
@@ -50,6 +50,9 @@ func (d *door) forward(v *visit) {
 // second is only for requests that may be repeated.
 func (d *door) carry(v *visit) error {
 	body, whole := v.visitor.whole()
+	// Who does not say how much he will send has a conversation, perhaps, which
+	// may take its time.
+	v.watch.sized.Store(v.req.Length > 0)
 	introduced := false
 	fresh := false
 	for moves := 0; ; {
@@ -107,7 +110,7 @@ func (d *door) carryH1(v *visit, body []byte, whole, fresh bool) (again bool, er
 	switch {
 	case err == nil && s.res.Status == 101: // which has closed it
 		s.done()
-	case clean && s.res.Close:
+	case clean && s.last:
 		s.done()
 		s.conn.Close()
 	case clean:
@@ -128,16 +131,7 @@ func (d *door) failed(v *visit, err error) {
 		v.visitor.abort() // nobody to tell, or too late
 		return
 	}
-	d.refuse(v, d.diagnose(v, cause, err), cmpErr(cause, err))
-}
-
-func cmpErr(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	d.refuse(v, d.diagnose(v, cause, err), cmp.Or(cause, err))
 }
 
 // refuse answers a visit ourselves.

@@ -59,7 +59,7 @@ func (c *h1Visitor) begin(s *h1.Response, more bool) error {
 	c.begun = true
 	// He may or may not send the body that he was not asked for, and nobody
 	// would know which (RFC 9110, section 10.1.1).
-	if c.req.ExpectContinue && !c.continued && !c.reader.Done() || c.leaving.Load() {
+	if c.req.ExpectContinue && !c.continued && !c.hasSent() || c.leaving.Load() {
 		c.last = true
 	}
 	c.head(s)
@@ -178,7 +178,6 @@ func (c *h1Visitor) put(b []byte) error {
 
 func (c *h1Visitor) upgrade(s *h1.Response) (duplex, error) {
 	c.begun, c.last = true, true
-	c.stopPeeking()
 	c.head(s)
 	b := append(c.out.b, "Connection: Upgrade\r\n"...)
 	b = h1.AppendField(b, "Upgrade", s.Upgrade)
@@ -191,6 +190,7 @@ func (c *h1Visitor) upgrade(s *h1.Response) (duplex, error) {
 
 // takeOver ends HTTP on the connection. Whoever gets it closes it.
 func (c *h1Visitor) takeOver() *upgradedVisitor {
+	c.stopPeeking()
 	c.taken = true
 	c.watch.turnTo(phaseFree)
 	c.reader.Raw()

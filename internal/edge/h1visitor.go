@@ -32,6 +32,7 @@ var longAgo = time.Unix(1, 0)
 // Why a Read was interrupted.
 var (
 	errDrowsy  = errors.New("nothing for a moment")
+	errIdle    = errors.New("nothing for too long")
 	errLate    = errors.New("too late")
 	errStopped = errors.New("nobody wants the rest")
 	errPeeked  = errors.New("somebody else wants to read")
@@ -71,7 +72,7 @@ func newH1Visitor(d *door, raw, conn net.Conn) *h1Visitor {
 	c := &h1Visitor{door: d, conn: conn, raw: raw}
 	c.reader = h1.NewReader(readerFunc(c.read))
 	c.reader.MaxHead = d.edge.maxHead()
-	c.watch.owner = c
+	c.watch.owner, c.watch.taken = c, taken(raw)
 	v := &c.visit
 	v.door, v.visitor, v.watch, v.req, v.plain = d, c, &c.watch, &c.req, true
 	if t, ok := conn.(*tls.Conn); ok {
@@ -91,7 +92,7 @@ func (c *h1Visitor) serve() {
 	c.watch.turnTo(phaseHead) // the first head counts from the handshake
 	c.door.watchman.add(&c.watch)
 	defer c.close()
-	defer c.door.contain(c.abort)
+	defer c.door.contain(&c.visit, c.abort)
 	for c.next1() {
 	}
 }
@@ -169,7 +170,7 @@ func (c *h1Visitor) read(p []byte) (int, error) {
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return 0, err
 		}
-		if why := c.interrupted(); why != nil && (why != errDrowsy || c.idle.Load()) {
+		if why := c.interrupted(); why != nil && (why != errDrowsy && why != errIdle || c.idle.Load()) {
 			return 0, why
 		}
 	}
@@ -183,8 +184,8 @@ func (c *h1Visitor) interrupt(why error) {
 }
 
 func (c *h1Visitor) interruptLocked(why error) {
-	if c.why == errLate {
-		return // that is for good
+	if c.why == errLate || c.why != nil && why == errDrowsy {
+		return // that is for good, and this for nobody who is busy
 	}
 	c.why = why
 	c.conn.SetReadDeadline(longAgo)
@@ -207,7 +208,9 @@ func (c *h1Visitor) late(what lateness, turn uint32) {
 	switch what {
 	case lateDrowsy:
 		c.interrupt(errDrowsy)
-	case lateIdle, lateHead:
+	case lateIdle:
+		c.interrupt(errIdle)
+	case lateHead:
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.watch.turn.Load() == turn {
@@ -234,7 +237,21 @@ func (c *h1Visitor) peek(turn uint32) {
 	c.peeking = done
 	go func() {
 		defer close(done)
-		if err := c.reader.Peek(); err != nil && !errors.Is(err, errPeeked) && !errors.Is(err, errLate) {
+		defer c.door.contain(&c.visit, c.abort)
+		err := c.reader.Peek()
+		if t, ok := c.conn.(*tls.Conn); ok && err == io.EOF {
+			// He has said all that he has to say, which is not to leave. Below
+			// TLS, the end is another.
+			for {
+				if _, err = t.NetConn().Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+					break
+				}
+				if why := c.interrupted(); why != nil && why != errDrowsy {
+					return
+				}
+			}
+		}
+		if err != nil && !errors.Is(err, errPeeked) && !errors.Is(err, errLate) {
 			c.visit.stop(errVisitorLeft)
 		}
 	}()
@@ -245,6 +262,12 @@ func (c *h1Visitor) setSent(sent bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sent = sent
+}
+
+func (c *h1Visitor) hasSent() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sent
 }
 
 // stopPeeking returns when nobody but the caller reads.
@@ -393,10 +416,11 @@ func (c *h1Visitor) abort() {
 // errPanicked is the cause of a visit that ended by a bug of ours.
 var errPanicked = errors.New("BUG: panic")
 
-// contain keeps a panic from becoming everybody's.
-func (d *door) contain(end func()) {
+// contain keeps a panic from becoming everybody's: it ends one visit.
+func (d *door) contain(v *visit, end func()) {
 	if p := recover(); p != nil {
-		end()
 		d.log.Error("visit panicked", "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+		v.stop(errPanicked)
+		end()
 	}
 }

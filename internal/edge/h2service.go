@@ -34,7 +34,7 @@ func newH2Transport(d *door) *http.Transport {
 	}
 }
 
-type visitKey struct{}
+type visitKey struct{} // of a router.Visit
 
 // dialH2 opens a stream. addr is the host and epoch that serviceURL wrote, and
 // the visit is the one for which it is opened; others will use it as well.
@@ -47,8 +47,9 @@ func (d *door) dialH2(ctx context.Context, _, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := ctx.Value(visitKey{}).(*visit)
-	c, err := d.edge.Visitors.Open(ctx, router.Visit{Host: host, Epoch: epoch, ID: v.id.String(), Remote: v.from.addr})
+	v := ctx.Value(visitKey{}).(router.Visit)
+	v.Host, v.Epoch = host, epoch
+	c, err := d.edge.Visitors.Open(ctx, v)
 	if err != nil {
 		return nil, &openError{err}
 	}
@@ -57,37 +58,88 @@ func (d *door) dialH2(ctx context.Context, _, addr string) (net.Conn, error) {
 
 // carryH2 takes a request to a service of HTTP/2.
 func (d *door) carryH2(v *visit, body []byte, whole bool) error {
-	ctx, cancel := context.WithCancel(context.WithValue(d.ctx, visitKey{}, v))
+	visit := router.Visit{ID: v.id.String(), Remote: v.from.addr}
+	ctx, cancel := context.WithCancel(context.WithValue(d.ctx, visitKey{}, visit))
 	defer cancel()
 	if cause := v.opening(cancel); cause != nil {
 		return cause
 	}
 	defer v.opening(nil)
-	interim := 0
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
-			if interim++; interim > maxInterim {
-				return badAnswer("too many 1xx answers")
-			}
-			s := h1.Response{Status: status, Head: h1.Head{Declared: -1}}
-			s.Fields, _ = fieldsOf(nil, http.Header(h))
-			cleanAnswer(v, &s)
-			return v.visitor.interim(&s)
-		},
-	})
 	r, up := v.requestH2(body, whole)
 	if whole {
 		v.watch.advance(phaseSending, phaseWaiting)
 	}
-	res, err := d.h2.RoundTrip(r.WithContext(ctx))
+	res, err := v.roundTrip(r.WithContext(ctx))
 	if err == nil {
 		err = v.answerH2(res)
-		res.Body.Close()
 	}
 	if up != nil {
-		up.stop()
+		up.stop() // before Close, which waits for it
+	}
+	if res != nil {
+		res.Body.Close()
 	}
 	return err
+}
+
+// roundTrip passes interim answers on until there is another. The Transport
+// tells of them in the goroutine that reads for all visits of the stay, where
+// nothing may wait for a visitor.
+func (v *visit) roundTrip(r *http.Request) (*http.Response, error) {
+	interim := make(chan h1.Response, maxInterim)
+	n := 0
+	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
+			if status == http.StatusSwitchingProtocols { // RFC 9113, section 8.6
+				return badAnswer("101 over HTTP/2")
+			}
+			s := h1.Response{Status: status, Head: h1.Head{Declared: -1}}
+			var ok bool
+			if s.Fields, ok = fieldsOf(nil, http.Header(h)); !ok {
+				return badAnswer("a field has no equal in HTTP/1.1")
+			}
+			if n++; n > maxInterim {
+				return badAnswer("too many 1xx answers")
+			}
+			interim <- s // has room for all
+			return nil
+		},
+	})
+	type result struct {
+		res *http.Response
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		res, err := v.door.h2.RoundTrip(r.WithContext(ctx))
+		done <- result{res, err}
+	}()
+	var unheard error
+	pass := func(s h1.Response) {
+		if unheard == nil {
+			cleanAnswer(v, &s)
+			if err := v.visitor.interim(&s); err != nil {
+				unheard = &visitorError{err}
+			}
+		}
+	}
+	for {
+		select {
+		case s := <-interim:
+			pass(s)
+		case got := <-done:
+			for len(interim) > 0 {
+				pass(<-interim)
+			}
+			if unheard != nil {
+				if got.res != nil {
+					got.res.Body.Close()
+				}
+				return nil, unheard
+			}
+			return got.res, got.err
+		}
+	}
 }
 
 // requestH2 makes the request. Its body, unless it is here as a whole, is read
@@ -173,6 +225,9 @@ func (v *visit) answerH2(res *http.Response) error {
 		s.Length = 0
 	}
 	cleanAnswer(v, &s)
+	if err := v.acceptable(&s); err != nil {
+		return err
+	}
 	v.status = s.Status
 	if err := v.visitor.begin(&s, s.Length == 0); err != nil {
 		return &visitorError{err}
@@ -194,20 +249,24 @@ func (v *visit) answerH2(res *http.Response) error {
 			return err
 		}
 	}
-	trailers, ok := fieldsOf(nil, res.Trailer)
-	if !ok {
-		return badAnswer("a trailer has no equal in HTTP/1.1")
-	}
-	kept := trailers[:0]
-	for _, f := range trailers {
-		if h1.MayTrail(f.Name) {
-			kept = append(kept, f)
-		}
-	}
-	if err := v.visitor.end(cleanTrailers(kept, answerOwned)); err != nil {
+	if err := v.visitor.end(cleanTrailers(trailersOf(res.Trailer), answerOwned)); err != nil {
 		return &visitorError{err}
 	}
 	return nil
+}
+
+// trailersOf gives those trailers of a message of HTTP/2 that may be some.
+func trailersOf(h http.Header) []h1.Field {
+	fields, ok := fieldsOf(nil, h)
+	if !ok {
+		return nil
+	}
+	for i := range fields {
+		if !h1.MayTrail(fields[i].Name) {
+			fields[i].Name = nil
+		}
+	}
+	return compact(fields)
 }
 
 // An uploadH2 is the body of a request, as the Transport reads it.
@@ -215,14 +274,21 @@ type uploadH2 struct {
 	v *visit
 	r *http.Request
 
-	began atomic.Bool // somebody has read
-	mu    sync.Mutex  // held while reading; guards the fields below
+	begun atomic.Int32 // 0 for not yet; once it is read, or stopped, it will not be the other
+	mu    sync.Mutex   // held while reading; guards the fields below
 	rest  []byte
 	done  bool
 }
 
+const (
+	bodyRead = 1 + iota
+	bodyStopped
+)
+
 func (u *uploadH2) Read(p []byte) (int, error) {
-	u.began.Store(true)
+	if !u.begun.CompareAndSwap(0, bodyRead) && u.begun.Load() == bodyStopped {
+		return 0, errStopped
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if len(u.rest) == 0 {
@@ -259,7 +325,7 @@ func (u *uploadH2) Close() error { return nil }
 
 // stop returns when nobody reads the body any more.
 func (u *uploadH2) stop() {
-	if !u.began.Load() {
+	if u.begun.CompareAndSwap(0, bodyStopped) {
 		return // and it may be carried elsewhere
 	}
 	u.v.visitor.stopReading()

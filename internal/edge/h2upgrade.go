@@ -2,6 +2,7 @@ package edge
 
 import (
 	"crypto/rand"
+	"crypto/sha1"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -24,6 +25,7 @@ func (c *h2Visitor) translateUpgrade(protocol string) bool {
 	}
 	q := &c.req
 	q.Upgrade = []byte(protocol)
+	c.visit.connect = true
 	if strings.EqualFold(protocol, "websocket") {
 		for i := range q.Fields {
 			if like(q.Fields[i].Name, "sec-websocket-key") {
@@ -33,24 +35,33 @@ func (c *h2Visitor) translateUpgrade(protocol string) bool {
 		q.Fields = compact(q.Fields)
 		var key [16]byte
 		rand.Read(key[:])
-		q.Fields = append(q.Fields, h1.Field{
-			Name: []byte("Sec-WebSocket-Key"), Value: base64.StdEncoding.AppendEncode(nil, key[:]),
-		})
+		c.key = base64.StdEncoding.AppendEncode(nil, key[:])
+		q.Fields = append(q.Fields, h1.Field{Name: []byte("Sec-WebSocket-Key"), Value: c.key})
 	}
 	return true
 }
 
-// upgrade answers an extended CONNECT: 200 is its 101.
+// upgrade answers an extended CONNECT: 200 is its 101. The key was ours, and so
+// it is for us to see that the service has understood it.
 func (c *h2Visitor) upgrade(s *h1.Response) (duplex, error) {
+	var accept []byte
 	for i := range s.Fields {
 		if like(s.Fields[i].Name, "sec-websocket-accept") {
+			accept = s.Fields[i].Value
 			s.Fields[i].Name = nil
+		}
+	}
+	if c.key != nil {
+		const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11" // RFC 6455, section 4.2.2
+		sum := sha1.Sum(append(c.key, guid...))
+		if string(accept) != base64.StdEncoding.EncodeToString(sum[:]) {
+			return nil, badAnswer("accepts another WebSocket")
 		}
 	}
 	s.Fields = compact(s.Fields)
 	c.setHeader(s)
 	c.w.WriteHeader(http.StatusOK)
-	if err := c.control.Flush(); err != nil {
+	if err := c.flush(); err != nil {
 		return nil, err
 	}
 	return &upgradedH2{c: c}, nil

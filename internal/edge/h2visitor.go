@@ -18,11 +18,6 @@ import (
 	"github.com/culvertd/culvert/internal/h1"
 )
 
-// continueAfter is how long a body over HTTP/2 that the visitor holds back is
-// not asked for when the service does not say whether it wants it (RFC 9110,
-// section 10.1.1).
-const continueAfter = time.Second
-
 // newH2Server serves visitors of HTTP/2 with the standard library, which knows
 // all of it but what a request may be.
 func newH2Server(d *door) *http.Server {
@@ -38,6 +33,7 @@ func newH2Server(d *door) *http.Server {
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 250,
 			SendPingTimeout:      time.Minute, // finds out about visitors that vanished
+			WriteByteTimeout:     slowFor,     // and about those that take nothing
 		},
 		ConnState:   d.h2ConnState,
 		BaseContext: func(net.Listener) context.Context { return d.ctx },
@@ -57,16 +53,11 @@ type h2Visitor struct {
 	visit   visit
 	watch   watch
 	aborted atomic.Bool
+	key     []byte // of the WebSocket that an extended CONNECT asks for
 
 	body    *buffer       // of next; nil until then
-	wanted  chan struct{} // closed when the visitor is to be asked for the body; nil if he does not wait
-	want    sync.Once
-	waited  bool          // for wanted, by next
 	stop    chan struct{} // closed when nobody wants the rest of it; nil without a body
 	stopped sync.Once
-
-	mu   sync.Mutex // guards the field below, and that w is used only before
-	over bool
 }
 
 type peerKey struct{}
@@ -82,24 +73,24 @@ func (d *door) serveH2(w http.ResponseWriter, r *http.Request) {
 	v.open()
 	d.watchman.add(&c.watch)
 	defer c.close()
-	defer d.contain(c.abort)
+	defer d.contain(v, c.abort)
 	if r.Context().Err() != nil { // and the watchman may have told all others
 		v.stop(errVisitorLeft)
 	}
-	if !c.translate() {
+	switch {
+	case !c.translate():
 		d.refuse(v, badRequest, errors.New("no equal in HTTP/1.1"))
-		return
+	case len(r.Header["Expect"]) > 0: // 100-continue the standard library deals with
+		d.refuse(v, badRequest.as(http.StatusExpectationFailed), errors.New("unknown expectation"))
+	default:
+		d.serve(v)
 	}
-	d.serve(v)
 }
 
 // close lets go of everything that belongs to the standard library.
 func (c *h2Visitor) close() {
 	c.visit.finish()
 	c.visit.door.watchman.remove(&c.watch)
-	c.mu.Lock()
-	c.over = true
-	c.mu.Unlock()
 	if c.body != nil {
 		c.body.free()
 	}
@@ -115,7 +106,7 @@ func (c *h2Visitor) late(what lateness, turn uint32) {
 	switch what {
 	case lateLasting:
 		if c.r.Context().Err() != nil {
-			c.visit.stopIn(turn, errVisitorLeft)
+			c.visit.stopIn(turn, errVisitorLeft, nil)
 		}
 	case lateClosed:
 		c.visit.stop(errClosed)
@@ -162,35 +153,23 @@ func (c *h2Visitor) translate() bool {
 	default:
 		q.Length = r.ContentLength
 	}
-	if r.ContentLength >= 0 && len(r.Header["Content-Length"]) > 0 {
-		q.Declared = r.ContentLength
-	}
 	if q.Length != 0 {
 		c.stop = make(chan struct{})
 	}
-	if values := r.Header["Expect"]; len(values) == 1 && q.Length != 0 {
-		q.ExpectContinue = true
-		c.wanted = make(chan struct{})
+	// Of what is no length the standard library makes 0, and of two it takes
+	// the first (RFC 9113, section 8.1.1).
+	switch lengths := r.Header["Content-Length"]; {
+	case len(lengths) > 1, len(lengths) == 1 && lengths[0] != strconv.FormatInt(r.ContentLength, 10):
+		return false
+	case len(lengths) == 1:
+		q.Declared = r.ContentLength
 	}
 	return true
 }
 
 func (c *h2Visitor) whole() (body []byte, ok bool) { return nil, c.req.Length == 0 }
 
-// next reads from the standard library, which tells the visitor to go on when
-// it is asked for the first byte. So nobody asks before the service did.
 func (c *h2Visitor) next() ([]byte, error) {
-	if c.wanted != nil && !c.waited {
-		c.waited = true
-		t := time.NewTimer(continueAfter)
-		defer t.Stop()
-		select {
-		case <-c.wanted:
-		case <-c.stop:
-			return nil, errStopped
-		case <-t.C:
-		}
-	}
 	if c.body == nil {
 		c.body = takeBuffer()
 	}
@@ -217,37 +196,18 @@ func (c *h2Visitor) next() ([]byte, error) {
 	}
 }
 
-func (c *h2Visitor) trailers() []h1.Field {
-	fields, ok := fieldsOf(nil, c.r.Trailer)
-	if !ok {
-		return nil
-	}
-	kept := fields[:0]
-	for _, f := range fields {
-		if h1.MayTrail(f.Name) {
-			kept = append(kept, f)
-		}
-	}
-	return kept
-}
+func (c *h2Visitor) trailers() []h1.Field { return trailersOf(c.r.Trailer) }
 
 func (c *h2Visitor) stopReading() {
 	if c.stop != nil {
 		c.stopped.Do(func() { close(c.stop) })
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.over {
-		c.control.SetReadDeadline(longAgo)
-	}
+	c.control.SetReadDeadline(longAgo)
 }
 
 // interim passes everything on but 100, which the standard library says itself.
 func (c *h2Visitor) interim(s *h1.Response) error {
 	if s.Status == http.StatusContinue {
-		if c.wanted != nil {
-			c.want.Do(func() { close(c.wanted) })
-		}
 		return nil
 	}
 	h := c.w.Header()
@@ -273,6 +233,12 @@ func (c *h2Visitor) begin(s *h1.Response, more bool) error {
 	if more {
 		return nil
 	}
+	return c.flush()
+}
+
+func (c *h2Visitor) flush() error {
+	c.watch.writing.Store(true)
+	defer c.watch.writing.Store(false)
 	return c.control.Flush()
 }
 
@@ -318,7 +284,10 @@ func (c *h2Visitor) write(b []byte, more bool) error {
 	return err
 }
 
+// end leaves what is not flushed to the standard library, which sends it when
+// the handler has returned, and nobody watches any more.
 func (c *h2Visitor) end(trailers []h1.Field) error {
+	c.control.SetWriteDeadline(time.Now().Add(slowFor))
 	h := c.w.Header()
 	for i := range trailers {
 		name := http.TrailerPrefix + http.CanonicalHeaderKey(string(trailers[i].Name))
@@ -332,11 +301,7 @@ func (c *h2Visitor) refusing() {}
 // abort resets the stream, at the latest when the handler returns.
 func (c *h2Visitor) abort() {
 	c.aborted.Store(true)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.over {
-		c.control.SetWriteDeadline(longAgo)
-	}
+	c.control.SetWriteDeadline(longAgo)
 }
 
 // h2ConnState notes the end of a connection.

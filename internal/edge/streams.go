@@ -37,6 +37,7 @@ type stream struct {
 	used     bool          // it has carried a visit before this one
 	aborted  atomic.Bool
 	answered bool // a byte of the answer has come
+	last     bool // the service ends the connection behind the answer
 }
 
 // A stay is one holding of a host: what a stream was opened for.
@@ -71,7 +72,7 @@ func (p *streams) take(v *visit, fresh bool) (*stream, error) {
 				break
 			}
 			if s.quiet() {
-				s.answered = false
+				s.answered, s.last = false, false
 				return s, nil
 			}
 			s.conn.Close() // the service has hung up, or says what nobody asked for
@@ -171,10 +172,11 @@ func (s *stream) abort() {
 }
 
 // replayable reports whether a request can be sent a second time when nobody
-// knows what became of the first (RFC 9110, section 9.2.2).
+// knows what became of the first: whether its method is safe (RFC 9110, section
+// 9.2.1). Others may be repeated by whoever sent them, who knows what they do.
 func replayable(q *h1.Request) bool {
 	switch string(q.Method) {
-	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+	case "GET", "HEAD", "OPTIONS", "TRACE":
 		return true
 	}
 	return false
@@ -189,10 +191,11 @@ func (e *openError) Unwrap() error { return e.err }
 
 // dial opens a stream for the visit.
 func (v *visit) dial() (net.Conn, error) {
-	ctx, cancel := context.WithCancel(v.door.ctx)
-	if limit := v.watch.service.Load(); limit > 0 {
-		ctx, cancel = context.WithTimeout(v.door.ctx, time.Duration(limit))
+	limit := time.Duration(v.watch.service.Load())
+	if limit == 0 {
+		limit = 1<<63 - 1
 	}
+	ctx, cancel := context.WithTimeout(v.door.ctx, limit)
 	defer cancel()
 	if err := v.opening(cancel); err != nil {
 		return nil, err

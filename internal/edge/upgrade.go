@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 
@@ -26,6 +27,10 @@ func (s *stream) upgrade(v *visit) error {
 	cleanAnswer(v, &s.res)
 	v.status = s.res.Status
 	to, err := v.visitor.upgrade(&s.res)
+	if bad, ok := errors.AsType[badAnswer](err); ok {
+		v.status = 0
+		return bad
+	}
 	if err != nil {
 		return &visitorError{err}
 	}

@@ -73,6 +73,8 @@ type visit struct {
 	host     string       // canonical, of the tunnel
 	route    router.Route // changes only before the request is sent
 	trailing bool         // the visitor takes trailers
+	connect  bool         // an extended CONNECT, to which any 2xx means that it is there
+	method   string       // for the log, if anybody reads it
 	began    time.Time    // zero unless somebody wants to know
 	status   int          // of the answer; 0 while there is none
 	err      error        // why the service has not given it
@@ -97,7 +99,7 @@ func (v *visit) open() {
 	v.scratch = v.scratch[:0]
 	v.began = time.Time{}
 	if v.debug() {
-		v.began = time.Now()
+		v.began, v.method = time.Now(), string(v.req.Method)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -115,12 +117,25 @@ func (v *visit) stop(cause error) {
 	v.stopLocked(cause)
 }
 
-// stopIn is stop, unless the watch has taken another turn by now. It reports
-// whether the visit was stopped.
-func (v *visit) stopIn(turn uint32, cause error) bool {
+// stopIn is stop, unless the watch has taken another turn by now. If it has
+// stopped the visit, it calls act, before the visit can be over: so act may use
+// what the visit has.
+func (v *visit) stopIn(turn uint32, cause error, act func()) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.watch.turn.Load() == turn && v.stopLocked(cause)
+	if v.watch.turn.Load() == turn && v.stopLocked(cause) && act != nil {
+		act()
+	}
+}
+
+// cutIn cuts the visitor off who takes nothing, whatever he is told.
+func (v *visit) cutIn(turn uint32, cause error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.watch.turn.Load() == turn && !v.over {
+		v.stopLocked(cause)
+		v.visitor.abort()
+	}
 }
 
 func (v *visit) stopLocked(cause error) bool {
@@ -172,25 +187,15 @@ func (v *visit) finish() {
 
 // late does what the watchman finds, in one turn of the visit.
 func (v *visit) late(what lateness, turn uint32) {
-	switch what {
-	case lateService:
-		v.stopIn(turn, errServiceLate)
-	case lateSilence:
-		if v.watch.reading.Load() && phase(turn&phaseMask) == phaseSending {
-			v.late(lateSending, turn)
-			return
-		}
-		if v.stopIn(turn, errServiceSilent) && v.watch.writing.Load() {
-			v.visitor.abort()
-		}
-	case lateSending:
-		if v.stopIn(turn, errVisitorSlow) {
-			v.visitor.stopReading()
-		}
-	case lateTaking:
-		if v.stopIn(turn, errVisitorSlow) {
-			v.visitor.abort()
-		}
+	switch {
+	case what == lateService:
+		v.stopIn(turn, errServiceLate, nil)
+	case what == lateTaking, what == lateSilence && v.watch.writing.Load():
+		v.cutIn(turn, errVisitorSlow)
+	case what == lateSending, what == lateSilence && v.watch.reading.Load() && phase(turn&phaseMask) == phaseSending:
+		v.stopIn(turn, errVisitorSlow, v.visitor.stopReading)
+	case what == lateSilence:
+		v.stopIn(turn, errServiceSilent, nil)
 	}
 }
 

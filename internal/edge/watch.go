@@ -65,11 +65,17 @@ type watch struct {
 	heard   atomic.Uint64 // and the service has sent
 	reading atomic.Bool   // the visitor is waited for: to send,
 	writing atomic.Bool   // or to take
+	sized   atomic.Bool   // he has said how much he will send
+
+	// taken says how much the visitor has taken for certain, and may be nil:
+	// out lags behind by what is being written.
+	taken func() (bytes uint64, ok bool)
 
 	// The watchman's own.
 	seen                 uint32
 	since, moved         time.Duration // of the watchman's time
 	lastIn, lastOut, sum uint64
+	lastTaken            uint64
 	debtIn, debtOut      int64 // by how many bytes the visitor lags behind the least rate
 	told                 bool  // lateDrowsy, which is told once in a turn
 }
@@ -139,11 +145,11 @@ func (w *watch) look(now, tick time.Duration, l *limits) lateness {
 	}
 	least := int64(float64(l.rate) * tick.Seconds())
 	most := int64(float64(l.rate) * slowFor.Seconds())
-	if w.reading.Load() && phase(turn&phaseMask) == phaseSending {
-		w.debtIn = lag(w.debtIn, least, int64(in-w.lastIn), most)
+	if w.reading.Load() && w.sized.Load() && phase(turn&phaseMask) == phaseSending {
+		w.debtIn = max(0, w.debtIn+least-int64(in-w.lastIn))
 	}
 	if w.writing.Load() {
-		w.debtOut = lag(w.debtOut, least, int64(out-w.lastOut), most)
+		w.debtOut = max(0, w.debtOut+least-w.tookSince(out))
 	}
 	w.lastIn, w.lastOut, w.sum = in, out, sum
 	silence := time.Duration(w.silence.Load())
@@ -161,10 +167,19 @@ func (w *watch) look(now, tick time.Duration, l *limits) lateness {
 	return 0
 }
 
-// lag is what debt becomes when moved bytes came where least were due. Credit
-// for having been fast ends where the debt is late.
-func lag(debt, least, moved, most int64) int64 {
-	return max(-most, debt+least-moved)
+// tookSince is how much the visitor took since he was last looked at, who has
+// by now been written so much.
+func (w *watch) tookSince(out uint64) int64 {
+	took := int64(out - w.lastOut)
+	if w.taken == nil {
+		return took
+	}
+	bytes, ok := w.taken()
+	if ok {
+		took = max(took, int64(bytes-w.lastTaken))
+		w.lastTaken = bytes
+	}
+	return took
 }
 
 // A watchman looks at all watches every tick. What he says is late by at most

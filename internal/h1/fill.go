@@ -23,6 +23,11 @@ func (r *Reader) fill() error {
 // read reads at least one byte, or returns an error. One that comes with bytes
 // is kept for the next time.
 func (r *Reader) read(b []byte) (int, error) {
+	if r.peeked {
+		r.peeked = false
+		b[0] = r.first[0]
+		return 1, nil
+	}
 	if err := r.late; err != nil {
 		r.late = nil
 		return 0, err

@@ -27,10 +27,11 @@ type Reader struct {
 	// means [MaxRequestHead] or [MaxResponseHead].
 	MaxHead int
 
-	src   io.Reader
-	first [1]byte // of what comes after Wait
-	late  error   // came together with bytes, and is due when they are used up
-	fatal error   // what every further call returns
+	src    io.Reader
+	first  [1]byte // of what comes after Wait or Peek
+	peeked bool    // first is the next byte, and stands nowhere else
+	late   error   // came together with bytes, and is due when they are used up
+	fatal  error   // what every further call returns
 
 	blk  *block // what is read into, or nil
 	r, w int    // blk.b[r:w] was not looked at yet
@@ -97,9 +98,10 @@ func (r *Reader) Wait() error {
 
 // Peek returns nil when a byte of the next message has arrived, and io.EOF when
 // there will be none: so it finds out that a visitor has left who waits for an
-// answer. Unlike [Reader.Wait] it leaves the last message as it is, so that
-// others may go on to use its head while Peek blocks; but not the Reader. The
-// last message must have been read to its end.
+// answer. Unlike [Reader.Wait] it leaves the last message as it is, the piece
+// of its body that was returned last as well, so that others may go on to use
+// them while Peek blocks; but not the Reader. The last message must have been
+// read to its end.
 func (r *Reader) Peek() error {
 	if r.fatal != nil {
 		return r.fatal
@@ -107,10 +109,15 @@ func (r *Reader) Peek() error {
 	if r.body.state != bodyDone {
 		panic("BUG: looking for the next message in the middle of one")
 	}
-	if r.r < r.w {
+	if r.r < r.w || r.peeked {
 		return nil
 	}
-	return r.refill()
+	n, err := r.read(r.first[:])
+	if n == 0 {
+		return r.failed("wait", err)
+	}
+	r.peeked = true
+	return nil
 }
 
 // ReadRequest reads the head of the next request. q is valid until the next

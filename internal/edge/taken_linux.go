@@ -1,0 +1,30 @@
+package edge
+
+import (
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// taken returns a function that says how many bytes the other end of c has
+// acknowledged; nil if c does not know. A write lags far behind: it returns
+// when its last byte is in the kernel's buffer, and while that is full the
+// kernel wakes it only for a third of it.
+func taken(c net.Conn) func() (uint64, bool) {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return func() (bytes uint64, ok bool) {
+		raw.Control(func(fd uintptr) {
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				bytes, ok = info.Bytes_acked, true
+			}
+		})
+		return bytes, ok
+	}
+}

@@ -13,20 +13,21 @@ func TestArrows(t *testing.T) {
 	const module = "github.com/culvertd/culvert"
 	const node = `^internal/(admin|auth|certs|edge|router|server|session|store)$`
 	for pkg, never := range map[string]string{
-		"":                 node, // the agent's side never imports the node's
-		"cmd/culvert":      node,
-		"mux":              `.`, // knows nothing of ours
-		"internal/wire":    `.`,
-		"internal/name":    `.`,
-		"internal/h1":      `.`,
-		"internal/relay":   `.`,
-		"internal/router":  `.`, // everybody may know it, it knows nobody
-		"internal/store":   `^internal/(admin|auth|edge|router|server|session)$`,
-		"internal/auth":    `^internal/(admin|certs|edge|router|server|session)$`,
-		"internal/certs":   `^internal/(admin|auth|edge|router|server|session|store)$`,
-		"internal/edge":    `^(mux|internal/(admin|auth|server|session|store))$`, // edge and session do not know each other
-		"internal/session": `^internal/(admin|certs|edge|server)$`,
-		"internal/admin":   `^internal/(certs|edge|server)$`,
+		"":                       node, // the agent's side never imports the node's
+		"cmd/culvert":            node,
+		"mux":                    `.`, // knows nothing of ours
+		"internal/wire":          `.`,
+		"internal/name":          `.`,
+		"internal/h1":            `.`,
+		"internal/relay":         `.`,
+		"internal/router":        `.`, // everybody may know it, it knows nobody
+		"internal/store":         `^internal/(admin|auth|edge|router|server|session)$`,
+		"internal/auth":          `^internal/(admin|certs|edge|router|server|session)$`,
+		"internal/certs":         `^internal/(admin|auth|edge|router|server|session|store)$`,
+		"internal/edge/xconnect": `.`,
+		"internal/edge":          `^(mux|internal/(admin|auth|server|session|store))$`, // edge and session do not know each other
+		"internal/session":       `^internal/(admin|certs|edge|server)$`,
+		"internal/admin":         `^internal/(certs|edge|server)$`,
 	} {
 		out, err := exec.Command("go", "list", "-deps", module+strings.TrimSuffix("/"+pkg, "/")).Output()
 		if err != nil {

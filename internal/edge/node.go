@@ -91,7 +91,6 @@ type handshake struct {
 	c      *h1Visitor
 	header http.Header
 	status int
-	body   []byte
 }
 
 func (h *handshake) Header() http.Header { return h.header }

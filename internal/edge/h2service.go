@@ -53,7 +53,7 @@ func (d *door) dialH2(ctx context.Context, _, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, &openError{err}
 	}
-	return c, nil
+	return newFlowGuard(c), nil
 }
 
 // carryH2 takes a request to a service of HTTP/2.

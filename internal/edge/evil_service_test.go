@@ -17,10 +17,11 @@ import (
 type fate int
 
 const (
-	refused fate = iota // 502 service_bad_response
-	failed              // 502, for whatever reason
-	cut                 // an answer that nobody takes for the whole
-	clean               // an answer that is right
+	refused  fate = iota // 502 service_bad_response
+	failed               // 502, for whatever reason
+	cut                  // an answer that nobody takes for the whole
+	clean                // an answer that is right
+	whatever             // nobody can say: what is declared, or an answer that is cut
 )
 
 // An evil is how a service answers, and what the visitor gets.

@@ -87,19 +87,27 @@ func (d *door) carryH2(v *visit, body []byte, whole bool) error {
 // nothing may wait for a visitor.
 func (v *visit) roundTrip(r *http.Request) (*http.Response, error) {
 	interim := make(chan h1.Response, maxInterim)
-	n := 0
+	var bad atomic.Pointer[badAnswer] // the Transport forgets what kind of error it was told
+	refuse := func(why badAnswer) error {
+		bad.Store(&why)
+		return why
+	}
+	n, size := 0, 0
 	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
 		Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
 			if status == http.StatusSwitchingProtocols { // RFC 9113, section 8.6
-				return badAnswer("101 over HTTP/2")
+				return refuse("101 over HTTP/2")
 			}
 			s := h1.Response{Status: status, Head: h1.Head{Declared: -1}}
 			var ok bool
 			if s.Fields, ok = fieldsOf(nil, http.Header(h)); !ok {
-				return badAnswer("a field has no equal in HTTP/1.1")
+				return refuse("a field has no equal in HTTP/1.1")
 			}
-			if n++; n > maxInterim {
-				return badAnswer("too many 1xx answers")
+			for i := range s.Fields {
+				size += len(s.Fields[i].Name) + len(s.Fields[i].Value)
+			}
+			if n++; n > maxInterim || size > h1.MaxResponseHead {
+				return refuse("too many 1xx answers")
 			}
 			interim <- s // has room for all
 			return nil
@@ -136,6 +144,9 @@ func (v *visit) roundTrip(r *http.Request) (*http.Response, error) {
 					got.res.Body.Close()
 				}
 				return nil, unheard
+			}
+			if why := bad.Load(); why != nil && got.err != nil {
+				return nil, *why
 			}
 			return got.res, got.err
 		}

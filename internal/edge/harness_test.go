@@ -116,7 +116,10 @@ type service struct {
 
 func newService(h http.HandlerFunc) *service {
 	s := &service{listener: handover{conns: make(chan net.Conn), closed: make(chan struct{})}}
-	s.server = &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+	both := new(http.Protocols)
+	both.SetHTTP1(true)
+	both.SetUnencryptedHTTP2(true)
+	s.server = &http.Server{Handler: h, Protocols: both, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 	s.wg.Go(func() { s.server.Serve(&s.listener) })
 	return s
 }

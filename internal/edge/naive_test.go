@@ -29,7 +29,6 @@ type naiveMessage struct {
 	fields   [][2]string
 	body     string
 	trailers [][2]string
-	upgraded bool // what follows is no HTTP
 }
 
 func (m *naiveMessage) named(name string) (values []string) {
@@ -72,8 +71,8 @@ func naiveFields(lines []string) (fields [][2]string, err error) {
 	return fields, nil
 }
 
-// naiveRequests are the requests of a connection, the last of which may be cut
-// off: then the error is errShort.
+// naiveRequests are the whole requests of a connection. If another is cut off
+// behind them, the error is errShort.
 func naiveRequests(in []byte) (all []naiveMessage, err error) {
 	for len(in) > 0 {
 		var m naiveMessage
@@ -95,24 +94,20 @@ func naiveRequests(in []byte) (all []naiveMessage, err error) {
 		if len(m.named("host")) != 1 {
 			return all, errNaive
 		}
-		rest, err = m.readBody(rest, false)
-		all = append(all, m)
-		if err != nil {
+		if rest, err = m.readBody(rest); err != nil {
 			return all, err
 		}
+		all = append(all, m)
 		in = rest
 	}
 	return all, nil
 }
 
-// naiveAnswers are the answers of a connection to requests with these methods;
-// interim ones are among them. If the connection ended cleanly, ended is true,
-// and may be what ends the last answer.
-func naiveAnswers(in []byte, methods []string, ended bool) (all []naiveMessage, err error) {
+// naiveAnswers are the answers of a connection, interim ones among them; toHEAD
+// says of each whether it is one to that. If the connection ended cleanly,
+// ended is true, and may be what ends the last answer.
+func naiveAnswers(in []byte, toHEAD func(m *naiveMessage, rest []byte) bool, ended bool) (all []naiveMessage, err error) {
 	for len(in) > 0 {
-		if len(methods) == 0 {
-			return all, errNaive // an answer that nobody asked for
-		}
 		var m naiveMessage
 		lines, rest, err := naiveLines(in)
 		if err != nil {
@@ -129,22 +124,15 @@ func naiveAnswers(in []byte, methods []string, ended bool) (all []naiveMessage, 
 		if m.fields, err = naiveFields(lines[1:]); err != nil {
 			return all, err
 		}
-		empty := m.method[0] == '1' || m.method == "204" || m.method == "304" || methods[0] == "HEAD"
-		if m.method[0] != '1' {
-			methods = methods[1:]
-		}
-		switch framed := len(m.named("content-length"))+len(m.named("transfer-encoding")) > 0; {
-		case m.method == "101":
-			m.upgraded = true
-			return append(all, m), nil
-		case empty:
+		framed := len(m.named("content-length"))+len(m.named("transfer-encoding")) > 0
+		switch {
+		case m.method[0] == '1', m.method == "204", m.method == "304", toHEAD(&m, rest):
 		case !framed && !ended:
-			all = append(all, m)
-			return all, errShort
+			return append(all, m), errShort
 		case !framed:
 			m.body, rest = string(rest), nil
 		default:
-			rest, err = m.readBody(rest, true)
+			rest, err = m.readBody(rest)
 		}
 		all = append(all, m)
 		if err != nil {
@@ -155,7 +143,7 @@ func naiveAnswers(in []byte, methods []string, ended bool) (all []naiveMessage, 
 	return all, nil
 }
 
-func (m *naiveMessage) readBody(in []byte, answer bool) (rest []byte, err error) {
+func (m *naiveMessage) readBody(in []byte) (rest []byte, err error) {
 	te, cl := m.named("transfer-encoding"), m.named("content-length")
 	switch {
 	case len(te)+len(cl) > 1, len(te) == 1 && te[0] != "chunked":

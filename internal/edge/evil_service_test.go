@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -203,7 +204,7 @@ type evilService struct {
 	used atomic.Bool // the connection with the evil answer got another request
 }
 
-func newEvilService(e evil) *evilService {
+func newEvilService(e evil, drips bool) *evilService {
 	s := new(evilService)
 	var first atomic.Bool
 	s.service = rawService(func(c net.Conn) {
@@ -218,7 +219,12 @@ func newEvilService(e evil) *evilService {
 			switch {
 			case first.CompareAndSwap(false, true):
 				wicked = true
-				if spelling.WriteString(c, e.answer); e.ends {
+				if drips {
+					spelling.WriteString(c, e.answer) // line by line
+				} else {
+					io.WriteString(c, spelling.Replace(e.answer))
+				}
+				if e.ends {
 					return
 				}
 			case wicked && !e.again:
@@ -241,8 +247,9 @@ func TestEvilService(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, nil)
 			c := w.visitor(h2)
-			for _, e := range evils() {
-				s := newEvilService(e)
+			all := evils()
+			for i, e := range slices.Concat(all, all) {
+				s := newEvilService(e, i >= len(all))
 				w.bind(blog, s.service)
 				ask := func(method, who string) (*http.Response, string, error) {
 					r, _ := http.NewRequest(method, "https://"+blog+"/?who="+who, nil)
@@ -348,7 +355,7 @@ func TestAnswerBeforeTheRequest(t *testing.T) {
 func TestRefusedUpgradeIsHTTP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		s := newEvilService(evil{answer: ok200 + "Content-Length: 2\n\nok\x81\x06POISON"})
+		s := newEvilService(evil{answer: ok200 + "Content-Length: 2\n\nok\x81\x06POISON"}, false)
 		w.bind(blog, s.service)
 		v := w.raw(blog)
 		v.send("GET /?who=first HTTP/1.1\nHost: %s\nConnection: Upgrade\nUpgrade: websocket\n\n", blog)

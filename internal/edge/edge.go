@@ -22,6 +22,7 @@
 //	exchange.go        over one of them: the request up, the answer down
 //	upgrade.go           and what follows a 101
 //	h2service.go       over HTTP/2 to services that speak it
+//	h2flow.go            and what they may not do to windows
 //	fields.go          what the service is told about the visitor, and what not
 //	origin.go            who that is
 //	cookies.go           what a service may not say to all hosts beside it

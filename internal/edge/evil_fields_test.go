@@ -89,7 +89,7 @@ func TestOwnedByTheEdge(t *testing.T) {
 					}
 					return more
 				}
-				s = framesService(t, func(s *frames, g *frame) {
+				s = framesService(func(s *frames, g *frame) {
 					s.headers(g.stream, false, fields(":status", "103")...)
 					s.headers(g.stream, false, fields(":status", "200", "trailer", "x-late, via, culvert-error")...)
 					s.write(frameData, 0, g.stream, []byte("ok"))

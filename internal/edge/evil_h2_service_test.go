@@ -141,7 +141,7 @@ func TestEvilH2Service(t *testing.T) {
 				w := newWorld(t, nil)
 				for _, h2 := range []bool{false, true} {
 					var first atomic.Bool
-					w.bindH2(framesService(t, func(s *frames, g *frame) {
+					w.bindH2(framesService(func(s *frames, g *frame) {
 						if first.CompareAndSwap(false, true) {
 							go e.answer(s, g.stream)
 							return
@@ -177,7 +177,7 @@ func TestEvilH2Service(t *testing.T) {
 func TestHintsToSomebodyWhoDoesNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(e *Edge) { e.GetCertificate = nil })
-		w.bindH2(framesService(t, func(s *frames, g *frame) {
+		w.bindH2(framesService(func(s *frames, g *frame) {
 			if g.who() != "slow" {
 				s.headers(g.stream, true, ":status", "204")
 				return
@@ -210,7 +210,7 @@ func TestBodyForNobodyIsCut(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, nil)
 			ends := make(chan string, 8)
-			s := framesService(t, func(s *frames, g *frame) {
+			s := framesService(func(s *frames, g *frame) {
 				s.headers(g.stream, false, ":status", "200")
 				s.write(frameData, flagEndStream, g.stream, []byte("ok"))
 				for {

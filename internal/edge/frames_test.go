@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"strings"
-	"testing"
 
 	"golang.org/x/net/http2/hpack"
 )
@@ -214,7 +213,7 @@ func setting(id uint16, value uint32) []byte {
 
 // framesService is a service of HTTP/2, without rules: f is called for every
 // head that comes.
-func framesService(t *testing.T, f func(s *frames, head *frame)) *service {
+func framesService(f func(s *frames, head *frame)) *service {
 	return rawService(func(c net.Conn) {
 		var hello [len(preface)]byte
 		if _, err := io.ReadFull(c, hello[:]); err != nil || string(hello[:]) != preface {

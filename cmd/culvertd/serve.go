@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"log"
 	"log/slog"
 	"net"
 	"strings"
@@ -54,7 +55,7 @@ func (s *settings) add(f *pflag.FlagSet) {
 	f.DurationVar(&s.serviceTimeout, "service-timeout", preset.serviceTimeout, "how long a service may take until its answer begins, unless its agent says otherwise; 0 for no limit")
 	f.DurationVar(&s.silence, "silence", preset.silence, "how long visitor and service may both be silent in the middle of a request, unless the agent says otherwise; 0 for no limit")
 	f.DurationVar(&s.idleTimeout, "idle-timeout", preset.idleTimeout, "how long a visitor's connection may wait for its next request; 0 for no limit")
-	f.IntVar(&s.minRate, "min-rate", preset.minRate, "`bytes` per second that a visitor has to send or take, so as not to be cut off after 30s; 0 for none")
+	f.IntVar(&s.minRate, "min-rate", preset.minRate, "`bytes` per second that a visitor has to send or take, so as not to be cut off after 25s; 0 for none")
 	f.DurationVar(&s.hsts, "hsts", preset.hsts, "tell browsers to come by https only for that long, as in 8760h, in place of what services say; 0 for not at all")
 	f.IntVar(&s.maxVisitors, "max-visitors", preset.maxVisitors, "how many `connections` of visitors there may be")
 }
@@ -145,8 +146,12 @@ func (c *cli) logger(level string) (*slog.Logger, error) {
 		return nil, &usageError{"unknown log level " + level, "it is one of debug, info, warn, error"}
 	}
 	opts := &slog.HandlerOptions{Level: l}
+	var h slog.Handler = slog.NewTextHandler(c.err, opts)
 	if c.json {
-		return slog.New(slog.NewJSONHandler(c.err, opts)), nil
+		h = slog.NewJSONHandler(c.err, opts)
 	}
-	return slog.New(slog.NewTextHandler(c.err, opts)), nil
+	// What the standard library logs by itself, strangers can cause.
+	log.SetFlags(0)
+	log.SetOutput(slog.NewLogLogger(h, slog.LevelDebug).Writer())
+	return slog.New(h), nil
 }

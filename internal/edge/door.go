@@ -42,6 +42,8 @@ type door struct {
 	leaving bool
 	h1s     map[*h1Visitor]struct{}
 	h2s     map[*tls.Conn]*place
+	guards  map[*flowGuard]struct{} // connections to services of HTTP/2
+	ended   bool                    // there will be no more of these
 }
 
 func newDoor(ctx context.Context, e *Edge, domain string, serveAgent func(net.Conn)) *door {
@@ -55,6 +57,7 @@ func newDoor(ctx context.Context, e *Edge, domain string, serveAgent func(net.Co
 		places:     places{max: e.maxVisitors()},
 		h1s:        make(map[*h1Visitor]struct{}),
 		h2s:        make(map[*tls.Conn]*place),
+		guards:     make(map[*flowGuard]struct{}),
 	}
 	d.handle = d.serveVisit
 	if max := e.hsts(); max > 0 {
@@ -83,6 +86,7 @@ func (d *door) run() {
 	d.visits.wait(context.Background())
 	d.streams.close()
 	d.h2.CloseIdleConnections()
+	d.closeGuards()
 	d.cut()
 	close(done)
 	wg.Wait()
@@ -153,6 +157,7 @@ func (d *door) leftH2(c *tls.Conn) {
 
 // enter takes a place for a visitor, who may make another leave.
 func (d *door) enter(raw net.Conn) *place {
+	boundQueue(raw)
 	if contains(d.edge.TrustedProxies, addrPort(raw.RemoteAddr()).Addr()) {
 		return d.places.queue(raw)
 	}

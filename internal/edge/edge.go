@@ -120,7 +120,7 @@ type Edge struct {
 	MaxVisitors int
 
 	// MinRate is how many bytes per second a visitor has to send of a body, or
-	// to take of an answer, so as not to be cut off after 30 seconds. Zero
+	// to take of an answer, so as not to be cut off after 25 seconds. Zero
 	// means 240; negative means that no one is too slow.
 	MinRate int
 

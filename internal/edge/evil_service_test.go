@@ -1,3 +1,5 @@
+//go:build !race
+
 package edge
 
 import (
@@ -35,8 +37,6 @@ type evil struct {
 	ends   bool   // the service hangs up behind the answer
 	again  bool   // the connection may be used again: nothing was wrong
 }
-
-const ok200 = "HTTP/1.1 200 OK\n"
 
 // evils are the ways of evil services.
 func evils() []evil {
@@ -244,11 +244,11 @@ func newEvilService(e evil, drips bool) *evilService {
 // connection is not used again (H1-07).
 func TestEvilService(t *testing.T) {
 	both(t, func(t *testing.T, h2 bool) {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t, nil)
-			c := w.visitor(h2)
-			all := evils()
-			for i, e := range slices.Concat(all, all) {
+		all := evils()
+		for i, e := range slices.Concat(all, all) {
+			t.Run(e.name, inBubble(func(t *testing.T) {
+				w := newWorld(t, nil)
+				c := w.visitor(h2)
 				s := newEvilService(e, i >= len(all))
 				w.bind(blog, s.service)
 				ask := func(method, who string) (*http.Response, string, error) {
@@ -281,9 +281,8 @@ func TestEvilService(t *testing.T) {
 				if got := s.opened.Load(); got != want || s.used.Load() {
 					t.Errorf("%s: %d streams were opened, used again %v; want %d", e.name, got, s.used.Load(), want)
 				}
-				s.close()
-			}
-		})
+			}))
+		}
 	})
 }
 

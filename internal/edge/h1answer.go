@@ -169,6 +169,7 @@ func (c *h1Visitor) send() error {
 }
 
 func (c *h1Visitor) put(b []byte) error {
+	c.watch.pending.Store(int64(len(b)))
 	c.watch.writing.Store(true)
 	n, err := c.conn.Write(b)
 	c.watch.writing.Store(false)

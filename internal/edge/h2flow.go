@@ -16,6 +16,7 @@ import (
 type flowGuard struct {
 	net.Conn
 	in, out frameScanner
+	closed  func() // called by Close
 
 	mu      sync.Mutex // guards the fields below
 	initial int64
@@ -36,6 +37,13 @@ func newFlowGuard(c net.Conn) *flowGuard {
 	g := &flowGuard{Conn: c, initial: 65535, windows: make(map[uint32]*window)}
 	g.out.skip = len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 	return g
+}
+
+func (g *flowGuard) Close() error {
+	if g.closed != nil {
+		g.closed()
+	}
+	return g.Conn.Close()
 }
 
 func (g *flowGuard) Read(p []byte) (int, error) {

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,7 +55,32 @@ func (d *door) dialH2(ctx context.Context, _, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, &openError{err}
 	}
-	return newFlowGuard(c), nil
+	g := newFlowGuard(c)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ended {
+		g.Conn.Close()
+		return nil, net.ErrClosed
+	}
+	d.guards[g] = struct{}{}
+	g.closed = func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.guards, g)
+	}
+	return g, nil
+}
+
+// closeGuards ends the connections to services of HTTP/2, when nobody uses them
+// any more: the Transport lets go only of those that it takes for idle.
+func (d *door) closeGuards() {
+	d.mu.Lock()
+	d.ended = true
+	all := slices.Collect(maps.Keys(d.guards))
+	d.mu.Unlock()
+	for _, g := range all {
+		g.Close()
+	}
 }
 
 // carryH2 takes a request to a service of HTTP/2.
@@ -289,6 +316,8 @@ type uploadH2 struct {
 	mu    sync.Mutex   // held while reading; guards the fields below
 	rest  []byte
 	done  bool
+
+	stopped bool
 }
 
 const (
@@ -303,6 +332,9 @@ func (u *uploadH2) Read(p []byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if len(u.rest) == 0 {
+		if u.stopped {
+			return 0, errStopped // not the end: that would make a whole of it
+		}
 		if u.done {
 			return 0, io.EOF
 		}
@@ -342,8 +374,7 @@ func (u *uploadH2) stop() {
 	u.v.visitor.stopReading()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.done = true
-	u.rest = nil
+	u.stopped, u.rest = true, nil
 }
 
 // bodyCause is why a visit is stopped whose request could not be read; nil if

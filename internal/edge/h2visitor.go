@@ -273,16 +273,29 @@ func (c *h2Visitor) setHeader(s *h1.Response) http.Header {
 	return h
 }
 
+// write writes frame by frame, so that it is known soon what was taken.
 func (c *h2Visitor) write(b []byte, more bool) error {
 	c.watch.writing.Store(true)
 	defer c.watch.writing.Store(false)
-	n, err := c.w.Write(b)
-	if err == nil && !more {
-		err = c.control.Flush()
+	for len(b) > 0 {
+		piece := b[:min(len(b), h2Frame)]
+		c.watch.pending.Store(int64(len(piece)))
+		n, err := c.w.Write(piece)
+		c.watch.out.Add(uint64(n))
+		if err != nil {
+			return err
+		}
+		b = b[n:]
 	}
-	c.watch.out.Add(uint64(n))
-	return err
+	if more {
+		return nil
+	}
+	return c.control.Flush()
 }
+
+// h2Frame is the least that a visitor of HTTP/2 must take at a time (RFC 9113,
+// section 4.2).
+const h2Frame = 16 << 10
 
 // end leaves what is not flushed to the standard library, which sends it when
 // the handler has returned, and nobody watches any more.

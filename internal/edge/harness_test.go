@@ -373,6 +373,9 @@ func both(t *testing.T, f func(t *testing.T, h2 bool)) {
 	}
 }
 
+// ok200 begins an answer.
+const ok200 = "HTTP/1.1 200 OK\n"
+
 // inBubble runs f where time is virtual.
 func inBubble(f func(*testing.T)) func(*testing.T) {
 	return func(t *testing.T) { synctest.Test(t, f) }

@@ -36,7 +36,7 @@ const (
 )
 
 // slowFor is how long a visitor may be slower than the least rate, in all.
-const slowFor = 30 * time.Second
+const slowFor = 25 * time.Second
 
 // limits are how long things may take. Zero means for ever.
 type limits struct {
@@ -65,6 +65,7 @@ type watch struct {
 	heard   atomic.Uint64 // and the service has sent
 	reading atomic.Bool   // the visitor is waited for: to send,
 	writing atomic.Bool   // or to take
+	pending atomic.Int64  // bytes that are being written
 	sized   atomic.Bool   // he has said how much he will send
 
 	// taken says how much the visitor has taken for certain, and may be nil:
@@ -133,10 +134,6 @@ func (w *watch) look(now, tick time.Duration, l *limits) lateness {
 			return lateHead
 		}
 		return 0
-	case phaseWaiting:
-		if over(time.Duration(w.service.Load())) {
-			return lateService
-		}
 	}
 	in, out := w.in.Load(), w.out.Load()
 	sum := in + out + w.heard.Load()
@@ -148,16 +145,20 @@ func (w *watch) look(now, tick time.Duration, l *limits) lateness {
 	if w.reading.Load() && w.sized.Load() && phase(turn&phaseMask) == phaseSending {
 		w.debtIn = max(0, w.debtIn+least-int64(in-w.lastIn))
 	}
+	due := int64(0)
 	if w.writing.Load() {
-		w.debtOut = max(0, w.debtOut+least-w.tookSince(out))
+		due = least
 	}
+	w.debtOut = max(0, w.debtOut+due-w.tookSince(out))
 	w.lastIn, w.lastOut, w.sum = in, out, sum
 	silence := time.Duration(w.silence.Load())
 	switch {
 	case most > 0 && w.debtIn >= most:
 		return lateSending
-	case most > 0 && w.debtOut >= most:
+	case most > 0 && w.debtOut >= most+w.unknown():
 		return lateTaking
+	case phase(turn&phaseMask) == phaseWaiting && over(time.Duration(w.service.Load())):
+		return lateService
 	case silence > 0 && now-w.moved >= silence && phase(turn&phaseMask) != phaseWaiting:
 		return lateSilence
 	}
@@ -165,6 +166,15 @@ func (w *watch) look(now, tick time.Duration, l *limits) lateness {
 		return lateLasting
 	}
 	return 0
+}
+
+// unknown is how much of what is being written the visitor may have taken
+// already.
+func (w *watch) unknown() int64 {
+	if w.taken != nil {
+		return 0
+	}
+	return w.pending.Load()
 }
 
 // tookSince is how much the visitor took since he was last looked at, who has

@@ -28,3 +28,19 @@ func taken(c net.Conn) func() (uint64, bool) {
 		return bytes, ok
 	}
 }
+
+// unsentMost is how much the kernel may hold that it has not sent a visitor:
+// otherwise it takes some megabytes for each who does not read, which nobody
+// counts, and knows only then that he does not.
+const unsentMost = 128 << 10
+
+// boundQueue bounds what waits in the kernel for the other end of c.
+func boundQueue(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			raw.Control(func(fd uintptr) {
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentMost)
+			})
+		}
+	}
+}

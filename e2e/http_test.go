@@ -245,6 +245,12 @@ func hearEvents(t *testing.T, v *http.Client, s *service, url string) {
 	if t.Logf("the quickest of five events took %v", best); best > 50*time.Millisecond {
 		t.Errorf("no event arrived within 50 ms; the quickest took %v", best)
 	}
+	res.Body.Close()
+	select {
+	case <-s.left:
+	case <-ctx.Done():
+		t.Error("the service never heard that the visitor has left")
+	}
 }
 
 // 200 visitors are served at once over the one connection that the agent holds.

@@ -22,6 +22,7 @@ import (
 type service struct {
 	*httptest.Server
 	events  chan string   // each becomes one server-sent event at /events
+	left    chan struct{} // told when a visitor of /events has
 	waiting chan struct{} // receives once for every visitor who arrives at /wait
 	release chan struct{} // closed to let them go
 }
@@ -48,6 +49,7 @@ func startServiceAt(t *testing.T, name, addr string) *service {
 func newService(name string, ln net.Listener) *service {
 	s := &service{
 		events:  make(chan string),
+		left:    make(chan struct{}, 8),
 		waiting: make(chan struct{}, 1000),
 		release: make(chan struct{}),
 	}
@@ -124,6 +126,7 @@ func serveWebSocket(w http.ResponseWriter, r *http.Request) {
 // serveEvents sends what comes from s.events, each at once; with ?greet, a
 // comment before that.
 func (s *service) serveEvents(w http.ResponseWriter, r *http.Request) {
+	defer func() { s.left <- struct{}{} }()
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-cache")
 	flush := http.NewResponseController(w).Flush

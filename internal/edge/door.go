@@ -64,7 +64,7 @@ func newDoor(ctx context.Context, e *Edge, domain string, serveAgent func(net.Co
 		d.hsts = fmt.Appendf(nil, "max-age=%d", int(max.Seconds()))
 	}
 	d.ctx, d.cut = context.WithCancel(ctx)
-	d.streams = &streams{visitors: e.Visitors, idle: make(map[stay][]*stream)}
+	d.streams = &streams{idle: make(map[stay][]*stream)}
 	d.watchman = newWatchman(limits{
 		idle: e.idleTimeout(), head: e.headTimeout(), service: e.serviceTimeout(), silence: e.silence(),
 		rate: e.minRate(),

@@ -116,7 +116,8 @@ type Edge struct {
 	MaxHandshakes int
 
 	// MaxVisitors is how many connections of visitors may be open at once, on
-	// each listener; one more is closed at once. Zero means 16384.
+	// each listener. When there is one more, the oldest of the source with the
+	// most makes room; one more of a trusted proxy is closed. Zero means 16384.
 	MaxVisitors int
 
 	// MinRate is how many bytes per second a visitor has to send of a body, or

@@ -34,13 +34,12 @@ func (e badAnswer) Error() string { return string(e) }
 // answer back.
 func (d *door) forward(v *visit) {
 	err := d.carry(v)
-	v.err = err
 	if err != nil {
 		d.failed(v, err)
 	}
 	if v.debug() {
 		d.log.Debug("visit ended", "visit", v.id, "tunnel", v.host, "peer", v.from.addr,
-			"method", v.method, "status", v.status, "took", time.Since(v.began), "err", v.err)
+			"method", v.method, "status", v.status, "took", time.Since(v.began), "err", err)
 	}
 }
 

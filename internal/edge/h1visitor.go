@@ -38,6 +38,9 @@ var (
 	errPeeked  = errors.New("somebody else wants to read")
 )
 
+// forIdle reports whether only who waits for a request is interrupted.
+func forIdle(why error) bool { return why == errDrowsy || why == errIdle }
+
 // An h1Visitor is a visitor's connection that speaks HTTP/1.1. One goroutine
 // serves it; others come to it only through interrupt, late and cut.
 type h1Visitor struct {
@@ -170,7 +173,7 @@ func (c *h1Visitor) read(p []byte) (int, error) {
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return 0, err
 		}
-		if why := c.interrupted(); why != nil && (why != errDrowsy && why != errIdle || c.idle.Load()) {
+		if why := c.interrupted(); why != nil && (!forIdle(why) || c.idle.Load()) {
 			return 0, why
 		}
 	}
@@ -184,7 +187,7 @@ func (c *h1Visitor) interrupt(why error) {
 }
 
 func (c *h1Visitor) interruptLocked(why error) {
-	if c.why == errLate || c.why != nil && why == errDrowsy {
+	if c.why == errLate || c.why != nil && forIdle(why) {
 		return // that is for good, and this for nobody who is busy
 	}
 	c.why = why
@@ -246,7 +249,7 @@ func (c *h1Visitor) peek(turn uint32) {
 				if _, err = t.NetConn().Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 					break
 				}
-				if why := c.interrupted(); why != nil && why != errDrowsy {
+				if why := c.interrupted(); why != nil && !forIdle(why) {
 					return
 				}
 			}

@@ -56,17 +56,20 @@ func (d *door) dialH2(ctx context.Context, _, addr string) (net.Conn, error) {
 		return nil, &openError{err}
 	}
 	g := newFlowGuard(c)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.ended {
-		g.Conn.Close()
-		return nil, net.ErrClosed
-	}
-	d.guards[g] = struct{}{}
 	g.closed = func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		delete(d.guards, g)
+	}
+	d.mu.Lock()
+	late := d.ended
+	if !late {
+		d.guards[g] = struct{}{}
+	}
+	d.mu.Unlock()
+	if late {
+		g.Close()
+		return nil, net.ErrClosed
 	}
 	return g, nil
 }

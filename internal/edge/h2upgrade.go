@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -70,7 +69,6 @@ func (c *h2Visitor) upgrade(s *h1.Response) (duplex, error) {
 // An upgradedH2 is a stream of HTTP/2 behind an extended CONNECT.
 type upgradedH2 struct {
 	c     *h2Visitor
-	mu    sync.Mutex // held while writing
 	ended atomic.Bool
 }
 
@@ -82,8 +80,8 @@ func (u *upgradedH2) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// WriteTo is here so that nobody holds a buffer while nothing comes: the
-// standard library has one.
+// WriteTo holds but a small buffer while nothing comes: the standard library has
+// another.
 func (u *upgradedH2) WriteTo(w io.Writer) (n int64, err error) {
 	var small [4 << 10]byte
 	for {
@@ -102,8 +100,6 @@ func (u *upgradedH2) WriteTo(w io.Writer) (n int64, err error) {
 }
 
 func (u *upgradedH2) Write(p []byte) (int, error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
 	n, err := u.c.w.Write(p)
 	if err == nil {
 		err = u.c.control.Flush()

@@ -48,8 +48,7 @@ type stay struct {
 
 // streams opens streams, and keeps those that can carry another visit.
 type streams struct {
-	visitors Visitors
-	man      *watchman
+	man *watchman
 
 	mu     sync.Mutex // guards the fields below
 	closed bool

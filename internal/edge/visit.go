@@ -77,7 +77,6 @@ type visit struct {
 	method   string       // for the log, if anybody reads it
 	began    time.Time    // zero unless somebody wants to know
 	status   int          // of the answer; 0 while there is none
-	err      error        // why the service has not given it
 	scratch  []byte       // what fields of ours point into
 
 	asked    string // the Host of this request, or the last,
@@ -95,7 +94,7 @@ type visit struct {
 func (v *visit) open() {
 	v.id = newVisitID()
 	v.from = v.peer
-	v.host, v.route, v.status, v.err = "", router.Route{}, 0, nil
+	v.host, v.route, v.status = "", router.Route{}, 0
 	v.scratch = v.scratch[:0]
 	v.began = time.Time{}
 	if v.debug() {

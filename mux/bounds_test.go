@@ -115,7 +115,7 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 					}
 				}
 				p.conn.mu.Lock()
-				if n := p.conn.lenLocked(); n > 2*maxRoom {
+				if n := p.conn.main.lenLocked(); n > 2*maxRoom {
 					t.Errorf("%d bytes wait for it", n)
 				}
 				p.conn.mu.Unlock()
@@ -216,7 +216,7 @@ func TestCreditDoesNotPileUp(t *testing.T) {
 			synctest.Wait()
 		}
 		p.conn.mu.Lock()
-		if n := p.conn.lenLocked(); n > 1<<10 {
+		if n := p.conn.main.lenLocked(); n > 1<<10 {
 			t.Errorf("%d bytes wait for a peer that does not read", n)
 		}
 		p.conn.mu.Unlock()
@@ -267,7 +267,7 @@ func TestPongsDoNotPileUp(t *testing.T) {
 		left.Write(b[len(appendFrame(nil, frame{kind: frameSettings})):])
 		synctest.Wait()
 		c.mu.Lock()
-		if n := c.lenLocked(); n > maxPrefix {
+		if n := c.main.lenLocked(); n > maxPrefix {
 			t.Errorf("%d bytes wait for a peer that does not read", n)
 		}
 		c.mu.Unlock()

@@ -29,14 +29,26 @@ type Config struct {
 	// means 8192; less than 16 means 16.
 	MaxStreams int
 
+	// Keep is how many bytes that were sent are kept until the peer has
+	// acknowledged them, so that they can be sent again over another lane. Who
+	// writes more than that waits. If both ends keep something, the Conn
+	// outlives its lanes: see [Conn.Join]. Zero means nothing: the Conn ends
+	// with its only lane.
+	Keep int
+
+	// Resume is how long a Conn that outlives its lanes may be without one.
+	// Zero means 30 seconds.
+	Resume time.Duration
+
 	// KeepAlive is the longest silence before we ping. Zero means 15
 	// seconds; negative means never.
 	KeepAlive time.Duration
 
 	// Timeout is how long a ping may stay unanswered, while nothing else
-	// arrives, before the connection ends with ErrPeerSilent. A peer to whom
-	// bytes are still coming says so every second, so that a slow link is no
-	// silence. Zero means 10 seconds; negative means for ever.
+	// arrives, before its lane ends with ErrPeerSilent; four round trips, if
+	// that is more. A peer to whom bytes are still coming says so every second,
+	// so that a slow link is no silence. Zero means 10 seconds; negative means
+	// for ever.
 	Timeout time.Duration
 }
 
@@ -63,6 +75,10 @@ func (c Config) streamWindow() uint64 {
 }
 
 func (c Config) maxStreams() uint64 { return uint64(max(floorStreams, cmp.Or(c.MaxStreams, 8192))) }
+
+func (c Config) keep() uint64 { return min(uint64(max(0, c.Keep)), 1<<40) }
+
+func (c Config) resume() time.Duration { return cmp.Or(c.Resume, 30*time.Second) }
 
 func (c Config) keepAlive() time.Duration { return max(0, cmp.Or(c.KeepAlive, 15*time.Second)) }
 

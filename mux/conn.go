@@ -9,30 +9,31 @@ import (
 	"time"
 )
 
-// A Conn carries streams over one net.Conn. Its methods may be called from
-// any goroutine.
+// A Conn carries streams over one net.Conn, or over lanes that come and go. Its
+// methods may be called from any goroutine.
 type Conn struct {
-	conn    net.Conn
-	cfg     Config
-	ours    uint64 // the lowest bit in the ids of the streams that we open
-	born    time.Time
-	in      frameReader   // the reader's alone
-	heard   atomic.Int64  // the age at which the peer was last known to live
-	done    chan struct{} // closed when err is set
-	gone    chan struct{} // closed when the peer has said go-away
-	socket  socket        // the writer's alone
-	wg      sync.WaitGroup
-	closing atomic.Bool // conn.Close was called
+	cfg    Config
+	ours   uint64 // the lowest bit in the ids of the streams that we open
+	born   time.Time
+	done   chan struct{} // closed when err is set
+	gone   chan struct{} // closed when the peer has said go-away
+	adrift chan struct{} // the last lane was lost
+	wants  chan struct{} // bulk flows beside everything else
+	wg     sync.WaitGroup
 
-	mu      sync.Mutex // guards all that follows, and every field of a Stream
+	mu      sync.Mutex // guards all that follows, and every field of a Stream and a Lane
 	err     error      // why the Conn has ended
 	streams map[uint64]*Stream
+	cut     *time.Timer // closes the lanes if the last words take too long
+
+	lanes
+	pinged []chan time.Duration // who waits in Ping
 
 	// Streams of ours and of the peer.
 	opened      uint64    // streams that we have opened, ever
 	open        int       // of those, how many have not ended in both directions
 	openLimit   uint64    // streams that we may open, ever
-	changed     sync.Cond // openLimit, open, away or len(streams) did, or err is set
+	changed     sync.Cond // openLimit, open, away, living or len(streams) did, or err is set
 	away        bool      // we have said go-away
 	peerAway    bool
 	arrived     uint64 // streams that the peer has opened, ever
@@ -42,19 +43,24 @@ type Conn struct {
 	accept      queue  // streams that arrived and wait for Accept
 	acceptable  sync.Cond
 
+	// What we send.
+	peer        settings
+	introduced  bool   // peer is what it said
+	sendLimit   uint64 // bytes that the peer lets us send on all streams together
+	sent        uint64 // of those, bytes that were sent
+	unannounced queue
+
 	// What we receive.
 	received    uint64       // bytes of all streams, up to each one's highest offset
 	consumed    uint64       // of those, bytes read or thrown away
 	receiveSaid uint64       // the session's limit of which the peer knows
+	credit      bool         // it is to be said
 	windows     uint64       // the sum of the windows of all streams
 	held        atomic.Int64 // received-consumed, for the Pool
 	unread      queue        // streams with something of it, if there is a Pool
 	crediting   queue        // streams whose limit is to be said
 	allowance   int          // frames without content that may still arrive
 	allowedAt   time.Duration
-
-	sender
-	pinger
 }
 
 // Client returns the Conn of the side that dialled conn, over which the other
@@ -67,54 +73,51 @@ func Server(conn net.Conn, cfg Config) *Conn { return newConn(conn, cfg, 1) }
 
 func newConn(conn net.Conn, cfg Config, ours uint64) *Conn {
 	c := &Conn{
-		conn:        conn,
 		cfg:         cfg,
 		born:        time.Now(),
 		ours:        ours,
 		done:        make(chan struct{}),
 		gone:        make(chan struct{}),
+		adrift:      make(chan struct{}, 1),
+		wants:       make(chan struct{}, 1),
 		streams:     make(map[uint64]*Stream),
+		peer:        floorSettings,
+		sendLimit:   floorCredit,
 		openLimit:   floorStreams,
 		arriveLimit: cfg.maxStreams(),
 		arriveSaid:  cfg.maxStreams(),
 		receiveSaid: cfg.budget(),
 		allowance:   floodBurst,
 	}
-	c.in.conn = ear{c}
 	c.changed.L, c.acceptable.L = &c.mu, &c.mu
-	c.accept.link, c.unread.link, c.crediting.link = linkAccept, linkUnread, linkCredit
-	c.sender.init(&c.mu)
-	c.socket.init(conn)
+	c.accept.link, c.unread.link = linkAccept, linkUnread
+	c.unannounced.link, c.crediting.link = linkAnnounce, linkCredit
+	c.keeps = cfg.keep() > 0
 
 	cfg.Pool.enter(c)
 	c.mu.Lock()
-	out := c.outLocked()
-	out.b = append(out.b, preface...)
+	defer c.mu.Unlock()
+	c.main = c.newLaneLocked(conn, 0)
 	c.controlLocked(frame{kind: frameSettings, data: appendSettings(nil, settings{
 		streamCredit: firstWindow,
 		credit:       c.receiveSaid,
 		streams:      c.arriveSaid,
+		keep:         cfg.keep(),
 	})})
-	c.startPingLocked()
-	c.startWatchLocked()
-	c.mu.Unlock()
-
-	c.wg.Add(2)
-	go c.readLoop()
-	go c.writeLoop()
+	c.main.startLocked()
 	return c
 }
 
 // Open opens a stream. It waits only while the peer allows no more of them, or
-// has left 32,768 that it did not end, until ctx ends. It gives ErrGoAway when
-// either side is going away, and the error of the Conn when that has ended. The
-// caller closes the stream.
+// has left 32,768 that it did not end, or while the Conn has no lane, until ctx
+// ends. It gives ErrGoAway when either side is going away, and the error of the
+// Conn when that has ended. The caller closes the stream.
 //
 // The peer learns of the stream at once, also when nothing is written.
 func (c *Conn) Open(ctx context.Context) (*Stream, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	mayOpen := func() bool { return c.opened < c.openLimit && c.open < maxOpen }
+	mayOpen := func() bool { return c.opened < c.openLimit && c.open < maxOpen && c.living > 0 }
 	if !mayOpen() && ctx.Done() != nil {
 		defer context.AfterFunc(ctx, c.wakeAll)()
 	}
@@ -136,7 +139,7 @@ func (c *Conn) Open(ctx context.Context) (*Stream, error) {
 	c.opened++
 	c.open++
 	c.unannounced.push(s)
-	c.kickLocked()
+	c.main.kickLocked()
 	return s, nil
 }
 
@@ -226,12 +229,12 @@ func (c *Conn) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// Close ends the Conn and every stream on it, and closes the net.Conn under
-// it. What was written before is still sent, as far as the net.Conn takes it
-// within a second. Nor is it closed before the peer has done the same on its
-// side, or that second has passed: a socket that is closed with bytes unread
-// takes back those that it sent (RFC 9293, section 3.6.1). Close returns when
-// the goroutines of the Conn have ended; calling it again is harmless.
+// Close ends the Conn and every stream on it, and closes its lanes. What was
+// written before is still sent, as far as they take it within a second. Nor are
+// they closed before the peer has done the same on its side, or that second has
+// passed: a socket that is closed with bytes unread takes back those that it
+// sent (RFC 9293, section 3.6.1). Close returns when the goroutines of the Conn
+// have ended; calling it again is harmless.
 func (c *Conn) Close() error {
 	c.fail(ErrClosed)
 	c.wg.Wait()
@@ -252,6 +255,7 @@ func (c *Conn) Err() error {
 
 // Wait waits until the Conn and its goroutines have ended, and returns Err.
 func (c *Conn) Wait() error {
+	<-c.done // while it has no lane, it has no goroutines either
 	c.wg.Wait()
 	return c.Err()
 }
@@ -269,7 +273,7 @@ func (c *Conn) failLocked(err error) {
 	}
 	c.err = err
 	c.leavePoolLocked()
-	c.sayGoodbyeLocked(err)
+	c.endLanesLocked(err)
 	close(c.done)
 	for _, s := range c.streams {
 		s.readable.Broadcast()
@@ -277,37 +281,6 @@ func (c *Conn) failLocked(err error) {
 	}
 	c.changed.Broadcast()
 	c.acceptable.Broadcast()
-	c.wake.Broadcast()
-	c.stopWatchLocked()
-
-	// The peer closes the net.Conn when it has heard our goodbye, and then so
-	// do we. It may not listen; then this is what frees the loops.
-	c.cut = time.AfterFunc(closeTime, c.cutConn)
-}
-
-// closeConn closes the net.Conn, which may take its time: never under the lock.
-func (c *Conn) closeConn() {
-	if c.closing.CompareAndSwap(false, true) {
-		c.conn.Close()
-	}
-}
-
-// cutConn closes the net.Conn where nothing can hold it up. crypto/tls wants to
-// say goodbye as well, and waits for whoever is writing.
-func (c *Conn) cutConn() {
-	innermost(c.conn).Close()
-	c.closeConn()
-}
-
-// innermost returns what conn is made of, if it says so, as crypto/tls does.
-func innermost(conn net.Conn) net.Conn {
-	for {
-		outer, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			return conn
-		}
-		conn = outer.NetConn()
-	}
 }
 
 // addStreamLocked makes the stream with that id.
@@ -315,6 +288,8 @@ func (c *Conn) addStreamLocked(id uint64) *Stream {
 	s := &Stream{
 		conn:        c,
 		id:          id,
+		lane:        c.main,
+		frameBatch:  noBatch,
 		sendLimit:   c.peer.streamCredit,
 		window:      firstWindow,
 		receiveSaid: firstWindow,
@@ -359,7 +334,7 @@ func (c *Conn) settleLocked(s *Stream) {
 // by that.
 func (c *Conn) sayStreamsLocked() {
 	free := c.arriveLimit - c.arriveSaid
-	if c.away || c.lenLocked() >= maxRoom || free < min(max(1, c.cfg.maxStreams()/4), max(1, c.arriveSaid-c.arrived)) {
+	if c.away || c.main.lenLocked() >= maxRoom || free < min(max(1, c.cfg.maxStreams()/4), max(1, c.arriveSaid-c.arrived)) {
 		return
 	}
 	c.arriveSaid = c.arriveLimit

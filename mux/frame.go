@@ -29,7 +29,9 @@ const (
 	frameGoAway       = 0x0a // how many of the receiver's streams were and will be taken
 	frameClose        = 0x0b // code, reason in text: the connection has ended
 	frameSettings     = 0x0c // pairs of id and value
-	frameAck          = 0x0d // reserved: bytes of frames that arrived on this lane
+	frameAck          = 0x0d // bytes of this lane that were taken, by a receiver whose peer keeps them
+	frameLane         = 0x0e // the number of this lane: opens every lane but the first
+	frameLeave        = 0x0f // lane, bytes: a lane was given up, and so much of it was taken
 
 	// Types from here on belong to extensions. Whoever does not know one
 	// skips it.
@@ -60,6 +62,7 @@ const (
 	settingStreamCredit = 0x01 // the credit with which each stream begins
 	settingCredit       = 0x02 // the credit with which the connection begins
 	settingStreams      = 0x03 // streams that the receiver may open at first
+	settingKeep         = 0x04 // bytes that the sender keeps until they are acknowledged
 )
 
 // Until the peer's settings have arrived, these are what they are known to
@@ -75,15 +78,16 @@ type settings struct {
 	streamCredit uint64
 	credit       uint64
 	streams      uint64
+	keep         uint64 // 0 is not said
 }
 
-var floorSettings = settings{floorStreamCredit, floorCredit, floorStreams}
+var floorSettings = settings{floorStreamCredit, floorCredit, floorStreams, 0}
 
 // frame is a frame of any type, taken apart. Which fields count depends on
 // kind; see the constants.
 type frame struct {
 	kind   byte
-	stream uint64
+	stream uint64 // or the lane, of leave
 	offset uint64 // of data: the first byte; of reset: the final offset
 	value  uint64 // the limit, the code or the number
 	data   []byte // of data, close and settings; points into what was read
@@ -102,10 +106,10 @@ func appendFrame(dst []byte, f frame) []byte {
 		dst = appendVarint(dst, f.stream)
 		dst = appendVarint(dst, f.value)
 		dst = appendVarint(dst, f.offset)
-	case frameStop, frameStreamCredit, frameBlocked:
+	case frameStop, frameStreamCredit, frameBlocked, frameLeave:
 		dst = appendVarint(dst, f.stream)
 		dst = appendVarint(dst, f.value)
-	case frameCredit, frameStreams, framePing, framePong, frameGoAway:
+	case frameCredit, frameStreams, framePing, framePong, frameGoAway, frameAck, frameLane:
 		dst = appendVarint(dst, f.value)
 	case frameClose:
 		dst = appendVarint(dst, f.value)
@@ -127,7 +131,7 @@ func checkHeader(kind byte, n int) error {
 	if n > limit {
 		return violation(CodeFrameSize, "frame type %#02x of %d bytes, at most %d", kind, n, limit)
 	}
-	if kind > frameSettings && kind < frameExtension {
+	if kind > frameLeave && kind < frameExtension {
 		return violation(CodeProtocol, "frame type %#02x is unknown", kind)
 	}
 	return nil
@@ -153,9 +157,9 @@ func parseFrame(kind byte, body []byte) (frame, error) {
 		}
 	case frameReset:
 		f.stream, f.value, f.offset = p.varint(), p.varint(), p.varint()
-	case frameStop, frameStreamCredit, frameBlocked:
+	case frameStop, frameStreamCredit, frameBlocked, frameLeave:
 		f.stream, f.value = p.varint(), p.varint()
-	case frameCredit, frameStreams, framePing, framePong, frameGoAway:
+	case frameCredit, frameStreams, framePing, framePong, frameGoAway, frameAck, frameLane:
 		f.value = p.varint()
 	case frameClose:
 		f.value = p.varint()
@@ -192,7 +196,11 @@ func appendSettings(dst []byte, s settings) []byte {
 		{settingStreamCredit, s.streamCredit},
 		{settingCredit, s.credit},
 		{settingStreams, s.streams},
+		{settingKeep, s.keep},
 	} {
+		if pair[0] == settingKeep && pair[1] == 0 {
+			continue
+		}
 		dst = appendVarint(dst, pair[0])
 		dst = appendVarint(dst, pair[1])
 	}
@@ -221,6 +229,8 @@ func parseSettings(body []byte) (settings, error) {
 			field = &s.credit
 		case settingStreams:
 			field = &s.streams
+		case settingKeep:
+			field = &s.keep
 		default:
 			continue // of a newer peer
 		}

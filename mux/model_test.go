@@ -29,27 +29,37 @@ var (
 //
 // A seed that fails is repeated with -model.seed.
 func TestModel(t *testing.T) {
+	repeat(t, "TestModel", func(t *testing.T, seed int64) { liveThrough(t, seed, false) })
+}
+
+// repeat does something for as many seeds as were asked for.
+func repeat(t *testing.T, name string, do func(t *testing.T, seed int64)) {
 	first, last := int64(0), int64(*modelSeeds)
 	if *modelSeed >= 0 {
 		first, last = *modelSeed, *modelSeed+1
 	}
 	for seed := first; seed < last; seed++ {
-		synctest.Test(t, func(t *testing.T) { liveThrough(t, seed) })
+		synctest.Test(t, func(t *testing.T) { do(t, seed) })
 		if t.Failed() {
-			t.Fatalf("repeat with: go test -run TestModel -model.seed %d", seed)
+			t.Fatalf("repeat with: go test -run %s -model.seed %d", name, seed)
 		}
 	}
 }
 
-func liveThrough(t *testing.T, seed int64) {
+func liveThrough(t *testing.T, seed int64, trouble bool) {
 	rng := rand.New(rand.NewPCG(uint64(seed), 1))
 	link := memnet.Link{Delay: time.Duration(rng.IntN(3)) * 10 * time.Millisecond}
 	if rng.IntN(2) == 0 {
 		link.Rate, link.Buffer = 1<<20+rng.IntN(100<<20), 16<<10+rng.IntN(256<<10)
 	}
-	left, right := link.Pipe()
 	cfg := Config{KeepAlive: -1, Budget: 1 << 20, MaxStreams: 16 + rng.IntN(64)}
-	ends := [2]*Conn{Client(left, cfg), Server(right, cfg)}
+	if trouble {
+		cfg.KeepAlive, cfg.Timeout = 300*time.Millisecond, 500*time.Millisecond
+		cfg.Keep = 64<<10 + rng.IntN(1<<20)
+	}
+	r := &road{t: t, link: link}
+	r.begin(cfg)
+	ends := r.ends
 
 	// A stream that was reset before anybody accepted it is never seen, so
 	// accepting ends with a context and not with a count.
@@ -80,16 +90,27 @@ func liveThrough(t *testing.T, seed int64) {
 			}
 		})
 	}
+	var troubles sync.WaitGroup
+	troubled, calm := context.WithCancel(ctx)
+	if trouble {
+		rng := rand.New(rand.NewPCG(rng.Uint64(), 3))
+		troubles.Go(func() { r.trouble(troubled, rng) })
+		troubles.Go(func() { r.mend(ctx) })
+	}
+	stuck := time.AfterFunc(time.Hour, func() { panic("streams are stuck for an hour") })
 	openers.Wait()
+	stuck.Stop()
+	calm()
 	time.Sleep(time.Minute) // virtual: what is under way arrives
 	stop()
+	troubles.Wait()
 	accepters.Wait()
 	synctest.Wait()
 	time.Sleep(time.Minute)
 	synctest.Wait()
 	for _, c := range ends {
 		c.mu.Lock()
-		if len(c.streams) > 0 || c.windows > 0 || c.received != c.consumed || !c.light.empty() || !c.heavy.empty() {
+		if len(c.streams) > 0 || c.windows > 0 || c.received != c.consumed || !c.main.light.empty() || !c.main.heavy.empty() {
 			t.Errorf("left behind: %d streams, windows of %d bytes, %d bytes of %d consumed", len(c.streams), c.windows, c.consumed, c.received)
 		}
 		c.mu.Unlock()

@@ -17,9 +17,13 @@ import (
 // again or no Conn holds more than 1 MiB. So the Conns hold at most the Pool
 // and 1 MiB each. Bytes are counted, not the memory for them, which is up to
 // four times as much, or 512 bytes, where they come in small pieces.
+//
+// What Conns keep so as to send it again counts for the half, too: from there
+// on, each keeps at most 256 KiB.
 type Pool struct {
 	limit int64
 	held  atomic.Int64
+	kept  atomic.Int64
 
 	squeezing sync.Mutex
 	mu        sync.Mutex // guards conns; taken last
@@ -38,7 +42,14 @@ func NewPool(limit int) *Pool {
 // be read.
 func (p *Pool) Held() int { return int(p.held.Load()) }
 
-func (p *Pool) half() bool { return p != nil && p.held.Load() >= p.limit/2 }
+func (p *Pool) half() bool { return p != nil && p.held.Load()+p.kept.Load() >= p.limit/2 }
+
+// keep counts n bytes more that are kept to be sent again.
+func (p *Pool) keep(n int) {
+	if p != nil && n != 0 {
+		p.kept.Add(int64(n))
+	}
+}
 
 func (p *Pool) enter(c *Conn) {
 	if p == nil {

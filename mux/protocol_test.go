@@ -159,7 +159,10 @@ func TestHostilePeer(t *testing.T) {
 		{"more payload than a frame may carry", CodeFrameSize, raw(frameData, "\x00\x00"+big+"x"), nil},
 		{"a control frame longer than 1 KiB", CodeFrameSize, "\x08\x04\x01", nil},
 		{"an extension longer than 1 KiB", CodeFrameSize, "\x40\x04\x01", nil},
-		{"a type that is reserved", CodeProtocol, "\x0d\x00\x01\x00", nil},
+		{"a type that is reserved", CodeProtocol, "\x10\x00\x01\x00", nil},
+		{"an acknowledgement where nothing is kept", CodeProtocol, "", []frame{number(frameAck, 8)}},
+		{"a lane's number in the middle of it", CodeProtocol, "", []frame{number(frameLane, 1)}},
+		{"a lane given up where nothing is kept", CodeProtocol, "", []frame{{kind: frameLeave, stream: 0, value: 8}}},
 		{"a number in a longer spelling", CodeProtocol, raw(framePing, "\x40\x01"), nil},
 		{"a number cut short", CodeProtocol, raw(framePing, "\xc0\x01"), nil},
 		{"bytes after the last field", CodeProtocol, raw(framePing, "\x01\x01"), nil},
@@ -323,7 +326,7 @@ func FuzzFrame(f *testing.F) {
 				break
 			}
 			again, err := parseSettings(appendSettings(nil, s))
-			if err != nil || again != s || s != (settings{max(s.streamCredit, floorStreamCredit), max(s.credit, floorCredit), max(s.streams, floorStreams)}) {
+			if err != nil || again != s || s != (settings{max(s.streamCredit, floorStreamCredit), max(s.credit, floorCredit), max(s.streams, floorStreams), s.keep}) {
 				t.Errorf("settings %v became %v, %v", s, again, err)
 			}
 		}
@@ -362,9 +365,9 @@ func numbered(kind byte, n [3]uint64, tail []byte) frame {
 		f.stream, f.offset = n[0], n[1]
 	case frameReset:
 		f.stream, f.value, f.offset = n[0], n[1], n[2]
-	case frameStop, frameStreamCredit, frameBlocked:
+	case frameStop, frameStreamCredit, frameBlocked, frameLeave:
 		f.stream, f.value = n[0], n[1]
-	case frameCredit, frameStreams, framePing, framePong, frameGoAway, frameClose:
+	case frameCredit, frameStreams, framePing, framePong, frameGoAway, frameClose, frameAck, frameLane:
 		f.value = n[0]
 	}
 	return f

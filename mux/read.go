@@ -26,60 +26,70 @@ const (
 	reassureAfter = time.Second
 )
 
-// readLoop handles frames until the Conn ends.
-func (c *Conn) readLoop() {
-	defer c.wg.Done()
-	err := c.readFrames()
+// readLoop handles frames until the lane or the Conn ends.
+func (l *Lane) readLoop() {
+	defer l.ended()
+	c := l.c
+	err := l.readFrames()
 	ours, _ := errors.AsType[*ConnError](err)
-	if ours == nil {
+	if ours != nil {
+		c.fail(ours)
+	} else {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF // a connection ends with frameClose
 		}
-		err = fmt.Errorf("mux: connection lost: %w", err)
+		l.lose(fmt.Errorf("mux: connection lost: %w", err))
 	}
-	c.fail(err)
 	if ours != nil && !ours.Remote {
-		io.Copy(io.Discard, c.conn) // until the peer has heard why, or for closeTime
+		io.Copy(io.Discard, l.conn) // until the peer has heard why, or for closeTime
 	}
-	c.closeConn()
-	c.in.release()
+	l.closeConn()
+	l.in.release()
 	c.mu.Lock()
-	c.cut.Stop()
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	if c.readers--; c.readers == 0 && c.cut != nil {
+		c.cut.Stop()
+	}
 }
 
-func (c *Conn) readFrames() error {
-	if err := c.in.need(len(preface)); err != nil {
+func (l *Lane) lose(err error) {
+	l.c.mu.Lock()
+	defer l.c.mu.Unlock()
+	l.loseLocked(err)
+}
+
+func (l *Lane) readFrames() error {
+	if err := l.in.need(len(preface)); err != nil {
 		return err
 	}
-	if got := c.in.buffered()[:len(preface)]; string(got) != preface {
+	if got := l.in.buffered()[:len(preface)]; string(got) != preface {
 		return violation(CodeVersion, "the peer began with %q, not with %q", got, preface)
 	}
-	c.in.skip(len(preface))
-	if err := c.readSettings(); err != nil {
+	l.in.skip(len(preface))
+	if err := l.readFirst(); err != nil {
 		return err
 	}
 	for {
-		if err := c.in.need(frameHeader); err != nil {
+		if err := l.in.need(frameHeader); err != nil {
 			return err
 		}
-		if err := c.handleBuffered(); err != nil {
+		if err := l.handleBuffered(); err != nil {
 			return err
 		}
-		if len(c.in.buffered()) < frameHeader {
+		if len(l.in.buffered()) < frameHeader {
 			continue
 		}
 		// What is left begins with a frame that is not all there.
-		kind, size := c.in.header()
+		kind, size := l.in.header()
 		if err := checkHeader(kind, size); err != nil {
 			return err
 		}
-		missing := frameHeader + size - len(c.in.buffered())
+		missing := frameHeader + size - len(l.in.buffered())
 		var err error
 		if kind <= frameDataFin && missing > bigPayload {
-			err = c.readBig(kind, size)
+			err = l.readBig(kind, size)
 		} else {
-			err = c.in.need(frameHeader + size)
+			err = l.in.need(frameHeader + size)
 		}
 		if err != nil {
 			return err
@@ -87,170 +97,233 @@ func (c *Conn) readFrames() error {
 	}
 }
 
-// readSettings reads the frame that must come first.
-func (c *Conn) readSettings() error {
-	if err := c.in.need(frameHeader); err != nil {
+// readFirst reads the frame that must come first: settings on the lane with
+// which the Conn began, and the lane's number on all others.
+func (l *Lane) readFirst() error {
+	if err := l.in.need(frameHeader); err != nil {
 		return err
 	}
-	kind, size := c.in.header()
-	if kind != frameSettings {
-		return violation(CodeProtocol, "the first frame is of type %#02x, not settings", kind)
+	want := byte(frameSettings)
+	if l.number > 0 {
+		want = frameLane
+	}
+	kind, size := l.in.header()
+	if kind != want {
+		return violation(CodeProtocol, "the first frame is of type %#02x, not %#02x", kind, want)
 	}
 	if err := checkHeader(kind, size); err != nil {
 		return err
 	}
-	if err := c.in.need(frameHeader + size); err != nil {
+	if err := l.in.need(frameHeader + size); err != nil {
 		return err
 	}
-	said, err := parseSettings(c.in.buffered()[frameHeader : frameHeader+size])
+	f, err := parseFrame(kind, l.in.buffered()[frameHeader:frameHeader+size])
 	if err != nil {
 		return err
 	}
-	c.in.skip(frameHeader + size)
-
+	c := l.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.peer = said
+	if kind == frameSettings {
+		err = c.onSettingsLocked(f.data)
+	} else if f.value != l.number {
+		err = violation(CodeProtocol, "lane %d of the peer is our lane %d", f.value, l.number)
+	}
+	l.in.skip(frameHeader + size)
+	l.takeLocked(len(preface) + frameHeader + size)
+	return err
+}
+
+func (c *Conn) onSettingsLocked(body []byte) error {
+	said, err := parseSettings(body)
+	if err != nil {
+		return err
+	}
+	c.peer, c.introduced = said, true
+	if !c.keeps {
+		c.peer.keep = 0 // it will see that we keep nothing, and do neither
+	} else if said.keep == 0 {
+		c.keepNothingLocked()
+	}
 	c.sendLimit = max(c.sendLimit, said.credit)
 	c.openLimit = max(c.openLimit, said.streams)
 	for _, s := range c.streams {
 		c.onStreamCreditLocked(s, said.streamCredit)
 	}
 	c.changed.Broadcast()
-	c.kickLocked()
+	c.main.kickLocked()
 	return nil
 }
 
 // handleBuffered handles every frame that is in the buffer as a whole, and
 // wakes those who wait for what was in them once the lock is free.
-func (c *Conn) handleBuffered() error {
+func (l *Lane) handleBuffered() error {
+	c := l.c
 	c.mu.Lock()
 	var err error
-	for err == nil && len(c.in.buffered()) >= frameHeader {
-		kind, size := c.in.header()
+	for err == nil && len(l.in.buffered()) >= frameHeader {
+		kind, size := l.in.header()
 		if err = checkHeader(kind, size); err != nil {
 			break
 		}
-		b := c.in.buffered()
+		b := l.in.buffered()
 		if len(b) < frameHeader+size {
+			break
+		}
+		if l.err != nil { // the peer knows, or will, that we took nothing more
+			err = errLeave
 			break
 		}
 		var f frame
 		if f, err = parseFrame(kind, b[frameHeader:frameHeader+size]); err == nil {
-			err = c.handleLocked(f)
+			err = l.handleLocked(f)
 		}
-		c.in.skip(frameHeader + size)
+		l.in.skip(frameHeader + size)
+		l.takeLocked(frameHeader + size)
 	}
 	c.mu.Unlock()
-	c.in.wakeReaders()
+	l.in.wakeReaders()
 	c.cfg.Pool.squeeze()
 	return err
 }
 
 // readBig reads a frame of data whose payload is mostly still to come.
-func (c *Conn) readBig(kind byte, size int) error {
-	if err := c.in.need(frameHeader + min(size, maxPrefix)); err != nil {
+func (l *Lane) readBig(kind byte, size int) error {
+	if err := l.in.need(frameHeader + min(size, maxPrefix)); err != nil {
 		return err
 	}
-	b := c.in.buffered()
+	b := l.in.buffered()
 	id, offset, prefix, err := parseDataPrefix(b[frameHeader:min(len(b), frameHeader+size)])
 	if err != nil {
 		return err
 	}
-	c.in.skip(frameHeader + prefix)
+	l.in.skip(frameHeader + prefix)
 	n := size - prefix
 	if n > maxPayload {
 		return violation(CodeFrameSize, "%d bytes of data in a frame", n)
 	}
+	c := l.c
 	var s *Stream
 	var known int
 	c.mu.Lock()
-	if c.err == nil {
+	if c.err == nil && l.err == nil {
 		s, known, err = c.admitLocked(id, offset, n, kind == frameDataFin)
 	}
 	c.mu.Unlock()
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case s == nil:
-		return c.in.discard(n)
 	}
-	if err := c.in.discard(known); err != nil {
+	if s == nil {
+		if err := l.in.discard(n); err != nil {
+			return err
+		}
+		c.mu.Lock()
+		l.takeLocked(frameHeader + size)
+		c.mu.Unlock()
+		return nil
+	}
+	if err := l.in.discard(known); err != nil {
 		return err
 	}
 	k := newChunk(n - known)
 	k.w = n - known
-	if err := c.readPayload(k.buf[:k.w]); err != nil {
+	if err := l.readPayload(k.buf[:k.w]); err != nil {
 		k.free()
 		return err
 	}
-	c.mu.Lock()
-	if c.err != nil { // the Conn has ended meanwhile, and left the Pool
-		c.mu.Unlock()
-		k.free()
-		return nil
-	}
-	c.countLocked(s, k.w)
-	switch {
-	case s.deaf || s.readErr != nil:
-		c.consumeLocked(s, k.w)
-		k.free()
-	case k.w < bigPayload: // most of it was known: hold no chunk for the rest
-		s.arrived.put(k.buf[:k.w])
-		k.free()
-		c.in.wakes(s)
-	default:
-		s.arrived.putChunk(k)
-		c.in.wakes(s)
-	}
-	if kind == frameDataFin {
-		c.finishLocked(s)
-	} else if n == known {
-		err = c.chargeLocked()
-	}
-	c.mu.Unlock()
-	c.in.wakeReaders()
+	err = l.takeBig(s, k, kind, size, id, offset, n)
+	l.in.wakeReaders()
 	c.cfg.Pool.squeeze()
-	c.in.expectBig()
+	l.in.expectBig()
 	return err
 }
 
+// takeBig takes the payload of a frame, n bytes at offset, of which k are the
+// last. k is its own from here on.
+func (l *Lane) takeBig(s *Stream, k *chunk, kind byte, size int, id, offset uint64, n int) error {
+	c, fin := l.c, kind == frameDataFin
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l.err != nil { // what we took of the lane has been said, and this is not of it
+		k.free()
+		return errLeave
+	}
+	if c.err != nil { // the Conn has ended meanwhile, and left the Pool
+		k.free()
+		return nil
+	}
+	l.takeLocked(frameHeader + size)
+	if s.received != offset+uint64(n-k.w) || s.finalKnown { // it came over another lane as well
+		var known int
+		var err error
+		if s, known, err = c.admitLocked(id, offset, n, fin); s == nil || err != nil {
+			k.free()
+			return err
+		}
+		k.r += known - (n - k.w)
+	}
+	fresh := k.w - k.r
+	c.countLocked(l, s, fresh)
+	switch {
+	case s.deaf || s.readErr != nil:
+		c.consumeLocked(s, fresh)
+		k.free()
+	case fresh < bigPayload: // most of it was known: hold no chunk for the rest
+		s.arrived.put(k.buf[k.r:k.w])
+		k.free()
+		l.in.wakes(s)
+	default:
+		s.arrived.putChunk(k)
+		l.in.wakes(s)
+	}
+	if fin {
+		c.finishLocked(l, s)
+	} else if fresh == 0 {
+		return c.chargeLocked()
+	}
+	return nil
+}
+
 // readPayload fills p, however slowly it comes.
-func (c *Conn) readPayload(p []byte) error {
+func (l *Lane) readPayload(p []byte) error {
+	c := l.c
 	for since := c.age(); len(p) > 0; {
-		n, err := c.in.read(p)
+		n, err := l.in.read(p)
 		if p = p[n:]; err != nil && len(p) > 0 {
 			return err
 		}
 		if now := c.age(); now-since > reassureAfter {
 			since = now
 			c.mu.Lock()
-			c.reassureLocked()
+			l.reassureLocked()
 			c.mu.Unlock()
 		}
 	}
 	return nil
 }
 
-func (c *Conn) handleLocked(f frame) error {
+func (l *Lane) handleLocked(f frame) error {
+	c := l.c
 	if c.err != nil && f.kind != frameClose {
 		return nil // the Conn has ended; this is to hear that the peer's has
 	}
 	switch f.kind {
 	case frameData, frameDataFin:
-		return c.onDataLocked(f)
+		return l.onDataLocked(f)
 	case framePing:
-		c.pong, c.pongValue = true, f.value
-		c.kickLocked()
+		l.pong, l.pongValue = true, f.value
+		l.kickLocked()
 		return c.chargeLocked()
 	case framePong:
-		return c.onPongLocked(f.value)
+		return l.onPongLocked(f.value)
 	case frameCredit:
 		if f.value <= c.sendLimit {
 			return c.chargeLocked()
 		}
 		c.sendLimit = f.value
-		c.kickLocked()
+		for _, l := range c.all {
+			l.kickLocked()
+		}
 		return nil
 	case frameStreams:
 		if f.value <= c.openLimit {
@@ -262,9 +335,18 @@ func (c *Conn) handleLocked(f frame) error {
 	case frameGoAway:
 		return c.onGoAwayLocked(f.value)
 	case frameClose:
-		return &ConnError{Code: Code(f.value), Remote: true, Reason: printable(f.data)}
+		return c.onCloseLocked(l, &ConnError{Code: Code(f.value), Remote: true, Reason: printable(f.data)})
 	case frameSettings:
-		return violation(CodeProtocol, "settings stand twice")
+		if c.introduced {
+			return violation(CodeProtocol, "settings stand twice")
+		}
+		return c.onSettingsLocked(f.data) // sent again: the first lane ended before they arrived
+	case frameLane:
+		return violation(CodeProtocol, "a lane has one number, and says it first")
+	case frameAck:
+		return l.onAckLocked(f.value)
+	case frameLeave:
+		return c.onLeaveLocked(f.stream, f.value)
 	}
 	if f.kind >= frameExtension {
 		return c.chargeLocked()
@@ -292,7 +374,7 @@ func (c *Conn) handleLocked(f frame) error {
 		code := Code(f.value)
 		s.cutWriteLocked(code, &StreamError{Code: code, Remote: true})
 	case frameReset:
-		return c.onResetLocked(s, Code(f.value), f.offset)
+		return l.onResetLocked(s, Code(f.value), f.offset)
 	}
 	return nil
 }

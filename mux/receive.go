@@ -66,7 +66,8 @@ func (c *Conn) admitLocked(id, offset uint64, n int, fin bool) (s *Stream, known
 	return s, known, nil
 }
 
-func (c *Conn) onDataLocked(f frame) error {
+func (l *Lane) onDataLocked(f frame) error {
+	c := l.c
 	fin := f.kind == frameDataFin
 	arrivedBefore := c.arrived
 	s, known, err := c.admitLocked(f.stream, f.offset, len(f.data), fin)
@@ -81,40 +82,52 @@ func (c *Conn) onDataLocked(f frame) error {
 		}
 		return c.chargeLocked() // neither bytes, nor an end, nor a new stream
 	}
-	c.countLocked(s, len(fresh))
+	c.countLocked(l, s, len(fresh))
 	if s.deaf || s.readErr != nil {
 		c.consumeLocked(s, len(fresh))
 	} else if len(fresh) > 0 {
 		s.arrived.put(fresh)
-		c.in.wakes(s)
+		l.in.wakes(s)
 	}
 	if fin {
-		c.finishLocked(s)
+		c.finishLocked(l, s)
 	}
 	return nil
 }
 
-// countLocked notes n new bytes of s.
-func (c *Conn) countLocked(s *Stream, n int) {
+// countLocked notes n new bytes of s, which came over l.
+func (c *Conn) countLocked(l *Lane, s *Stream, n int) {
 	s.received += uint64(n)
 	c.received += uint64(n)
 	c.cfg.Pool.add(c, n)
 	if c.cfg.Pool != nil && n > 0 {
 		c.unread.push(s)
 	}
+	if c.keeps {
+		l.busyAt = c.age()
+		if s.incoming.add(n); s.incoming.heavy() {
+			c.wantLaneLocked(s.received)
+		}
+	}
 	c.returnCreditLocked()
-	c.reassureLocked()
+	l.reassureLocked()
 }
 
 // reassureLocked tells a peer whose bytes are arriving, and to whom we have
 // said nothing for long, that they do. Its ping may be standing in line
 // behind them.
-func (c *Conn) reassureLocked() {
-	if c.age()-c.wroteAt < reassureAfter {
+func (l *Lane) reassureLocked() {
+	c := l.c
+	if c.age()-l.wroteAt < reassureAfter {
 		return
 	}
-	c.wroteAt = c.age()
-	c.sayCreditLocked()
+	l.wroteAt = c.age()
+	if c.peer.keep > 0 {
+		l.ackDue = true
+		l.kickLocked()
+	} else {
+		c.sayCreditLocked()
+	}
 }
 
 // sayCreditLocked tells the peer the session's limit as it is by now. There is
@@ -123,16 +136,16 @@ func (c *Conn) reassureLocked() {
 func (c *Conn) sayCreditLocked() {
 	c.receiveSaid = c.consumed + c.cfg.budget()
 	c.credit = true
-	c.kickLocked()
+	c.main.kickLocked()
 }
 
 // finishLocked notes that the peer sends no more on s.
-func (c *Conn) finishLocked(s *Stream) {
+func (c *Conn) finishLocked(l *Lane, s *Stream) {
 	s.final, s.finalKnown = s.received, true
 	if s.readErr == nil {
 		s.readErr = io.EOF
 	}
-	c.in.wakes(s)
+	l.in.wakes(s)
 	c.settleLocked(s)
 }
 
@@ -140,7 +153,8 @@ func (c *Conn) finishLocked(s *Stream) {
 // arrived can still be read, as after a reset of TCP: it may be the answer that
 // a service gave before it hung up. What will never arrive is settled: RFC
 // 9000, section 4.5.
-func (c *Conn) onResetLocked(s *Stream, code Code, final uint64) error {
+func (l *Lane) onResetLocked(s *Stream, code Code, final uint64) error {
+	c := l.c
 	switch {
 	case s.finalKnown && final != s.final, final < s.received:
 		return violation(CodeFinalSize, "stream %d", s.id)
@@ -150,13 +164,13 @@ func (c *Conn) onResetLocked(s *Stream, code Code, final uint64) error {
 		return violation(CodeFlowControl, "stream %d was reset at %d", s.id, final)
 	}
 	rest := int(final - s.received)
-	c.countLocked(s, rest)
+	c.countLocked(l, s, rest)
 	c.consumeLocked(s, rest)
 	if s.readErr == nil {
 		s.readErr = &StreamError{Code: code, Remote: true}
 	}
 	s.final, s.finalKnown = final, true
-	c.in.wakes(s)
+	l.in.wakes(s)
 	c.settleLocked(s)
 	return nil
 }
@@ -229,7 +243,7 @@ func (c *Conn) offerCreditLocked(s *Stream) {
 	if s.consumed+s.window-s.receiveSaid >= min(s.window/2, max(worthCredit, s.window/8)) {
 		s.receiveSaid = s.consumed + s.window
 		c.crediting.push(s)
-		c.kickLocked()
+		c.main.kickLocked()
 	}
 }
 
@@ -237,7 +251,7 @@ func (c *Conn) offerCreditLocked(s *Stream) {
 // the reader was quick: then the window, and not the reader, sets the pace.
 func (c *Conn) growLocked(s *Stream) {
 	s.isHeldUp = false
-	if c.age()-s.heldUp > max(c.rtt, promptRead) || c.cfg.Pool.half() {
+	if c.age()-s.heldUp > max(c.main.rtt, promptRead) || c.cfg.Pool.half() {
 		return
 	}
 	left := c.cfg.budget() - min(c.cfg.budget(), c.windows)

@@ -2,7 +2,7 @@ package mux
 
 // refHeader says what is wrong with a header.
 func refHeader(kind byte, size int) (broken []string) {
-	if kind > 0x0c && kind < 0x40 {
+	if kind > 0x0f && kind < 0x40 {
 		broken = append(broken, refProtocol)
 	}
 	if kind <= 1 && size > 16384+16 || kind > 1 && size > 1024 {
@@ -20,11 +20,11 @@ func refBody(kind byte, body []byte) (n [3]uint64, tail []byte, broken []string)
 }
 
 // refFields is how many numbers a frame begins with.
-var refFields = [...]int{2, 2, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1}
+var refFields = [...]int{2, 2, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 0, 1, 1, 2}
 
 // refTakeApart gives a body's numbers and what comes after them.
 func refTakeApart(kind byte, body []byte) (n [3]uint64, tail []byte, broken []string) {
-	if kind >= 0x0c {
+	if kind == 0x0c || kind >= 0x40 {
 		return n, body, nil
 	}
 	tail = body

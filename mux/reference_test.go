@@ -172,6 +172,8 @@ func (r *reference) onSettings(body []byte, size int) {
 
 func (r *reference) onFrame(kind byte, n [3]uint64, tail, body []byte) {
 	switch kind {
+	case 0x0d, 0x0e, 0x0f: // of lanes, which a Conn that keeps nothing does not have
+		r.legal = []string{refProtocol}
 	case 0x06:
 		r.raise(&r.maySend, n[0])
 	case 0x07:

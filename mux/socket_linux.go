@@ -60,6 +60,19 @@ func (s *socket) tune(age time.Duration, n int) {
 	})
 }
 
+// progress is how many bytes the socket has moved, both ways together: those
+// that have come, and those of ours that the peer's system has.
+func (s *socket) progress() (moved uint64) {
+	if s.raw != nil {
+		s.raw.Control(func(fd uintptr) {
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				moved = info.Bytes_acked + info.Bytes_received
+			}
+		})
+	}
+	return moved
+}
+
 // queueMark is how much may wait at a rate of so many bytes a second.
 func queueMark(rate uint64) int {
 	return int(min(max(float64(rate)*queueTime.Seconds(), queueMin), queueMax))

@@ -71,7 +71,7 @@ func TestBulkTunesItsSocket(t *testing.T) {
 	if _, err := io.ReadFull(r, make([]byte, 1<<20)); err != nil {
 		t.Fatal(err)
 	}
-	a.socket.raw.Control(func(fd uintptr) {
+	a.main.socket.raw.Control(func(fd uintptr) {
 		if n, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT); n < queueMin || n > queueMax || err != nil {
 			t.Errorf("TCP_NOTSENT_LOWAT is %d, %v", n, err)
 		}

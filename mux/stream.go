@@ -23,6 +23,10 @@ type Stream struct {
 
 	// Our direction.
 	writable   sync.Cond
+	lane       *Lane  // over which we send
+	sentAt     uint64 // how much had gone over it behind our last frame
+	again      int    // frames of ours that are to be sent again, before any other
+	isMoving   bool   // we wait until the peer has what we sent, to go to another lane
 	pending    []byte // what a waiting Write still has to send
 	sent       uint64 // the offset of the next byte
 	sendLimit  uint64 // the offset up to which the peer lets us send
@@ -32,13 +36,14 @@ type Stream struct {
 	stopped    bool   // the peer said that it reads no more
 	writeErr   error  // why nothing more can be written
 	weight     weight
-	frameAt    int    // where our last frame of data begins in the batch …
+	frameAt    int    // where our last frame of data begins in the lane's batch …
 	frameBatch uint64 // … of this number
 	writeLimit deadline
 
 	// The peer's direction.
 	readable    sync.Cond
 	arrived     chunks
+	incoming    weight
 	received    uint64        // the offset of the next byte to arrive
 	consumed    uint64        // the offset of the next byte to be read, or thrown away
 	receiveSaid uint64        // the offset up to which the peer may send
@@ -83,13 +88,14 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Quiet reports whether both directions are open and nothing has arrived that
-// was not read: whether a stream that was put aside is as it was left.
+// Quiet reports whether both directions are open, nothing has arrived that was
+// not read, and the Conn has a lane: whether a stream that was put aside is as it
+// was left, and good for more.
 func (s *Stream) Quiet() bool {
 	c := s.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.err == nil && s.writeErr == nil && s.readErr == nil && !s.finalKnown && s.arrived.size == 0
+	return c.err == nil && c.living > 0 && s.writeErr == nil && s.readErr == nil && !s.finalKnown && s.arrived.size == 0
 }
 
 // WriteTo writes to w all that arrives, until the stream ends, without a
@@ -285,7 +291,7 @@ func (s *Stream) cutWriteLocked(code Code, err error) {
 		return
 	}
 	s.sendDone, s.announced = true, true
-	s.conn.controlLocked(frame{kind: frameReset, stream: s.id, value: uint64(code), offset: s.sent})
+	s.conn.orderedLocked(s, frame{kind: frameReset, stream: s.id, value: uint64(code), offset: s.sent})
 	s.conn.settleLocked(s)
 }
 
@@ -310,8 +316,11 @@ func (s *Stream) discardLocked() {
 	}
 }
 
-func (s *Stream) LocalAddr() net.Addr  { return s.conn.conn.LocalAddr() }
-func (s *Stream) RemoteAddr() net.Addr { return s.conn.conn.RemoteAddr() }
+// LocalAddr is that of the oldest lane of the Conn.
+func (s *Stream) LocalAddr() net.Addr { return s.conn.mainConn().LocalAddr() }
+
+// RemoteAddr is that of the oldest lane of the Conn.
+func (s *Stream) RemoteAddr() net.Addr { return s.conn.mainConn().RemoteAddr() }
 
 // SetDeadline sets both deadlines. See net.Conn.
 func (s *Stream) SetDeadline(t time.Time) error {

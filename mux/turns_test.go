@@ -16,7 +16,7 @@ func TestTurns(t *testing.T) {
 		gate := make(chan struct{}, 10_000)
 		c := Server(stuck{right, gate}, quietly)
 		left.Write([]byte(preface))
-		left.Write(appendFrame(nil, frame{kind: frameSettings, data: appendSettings(nil, settings{1 << 20, 1 << 30, 1 << 20})}))
+		left.Write(appendFrame(nil, frame{kind: frameSettings, data: appendSettings(nil, settings{streamCredit: 1 << 20, credit: 1 << 30, streams: 1 << 20})}))
 
 		var wg sync.WaitGroup
 		write := func(s *Stream, n int) {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// sender is the sending half of a Conn. Its fields are guarded by Conn.mu.
+// sender is the sending half of a Lane. Its fields are guarded by Conn.mu.
 //
 // Frames gather in out while the writer is busy with the batch before, and
 // leave together: a busy connection fills packets, a quiet one waits for
@@ -22,19 +22,12 @@ type sender struct {
 	batches uint64    // how many have left: the number of out
 	room    int       // how long a batch may become
 
-	peer      settings
-	sendLimit uint64 // bytes that the peer lets us send on all streams together
-	sent      uint64 // of those, bytes that were sent
+	light queue // streams with something to send that have sent little
+	heavy queue // the others, which take turns
 
-	unannounced queue
-	light       queue // streams with something to send that have sent little
-	heavy       queue // the others, which take turns
-
-	wroteAt   time.Duration // the age of the Conn when it last wrote
+	wroteAt   time.Duration // the age of the Conn when the lane was last written to
 	pong      bool          // one is due, with this number
 	pongValue uint64
-	credit    bool        // the session's limit is to be said
-	cut       *time.Timer // closes the net.Conn if the last words take too long
 }
 
 const (
@@ -54,16 +47,28 @@ const (
 )
 
 // A batch is bytes for one Write.
-type batch struct{ b []byte }
+type batch struct {
+	b []byte
 
-var batchPool = sync.Pool{New: func() any { return &batch{make([]byte, 0, 4<<10)} }}
+	// While it is kept:
+	start  uint64 // how much went over the lane before it
+	copied bool   // no: what is kept is a copy, or nothing
+	at     int    // where the frames begin that are still to be sent again
+}
+
+var batchPool = sync.Pool{New: func() any { return &batch{b: make([]byte, 0, 4<<10)} }}
+
+// free gives b back. The caller forgets it.
+func (b *batch) free() {
+	if cap(b.b) <= 2*maxRoom {
+		*b = batch{b: b.b[:0]}
+		batchPool.Put(b)
+	}
+}
 
 func (s *sender) init(mu *sync.Mutex) {
 	s.wake.L = mu
 	s.room = 64 << 10
-	s.peer = floorSettings
-	s.sendLimit = floorCredit
-	s.unannounced.link = linkAnnounce
 	s.light.link, s.heavy.link = linkSend, linkSend
 }
 
@@ -85,38 +90,48 @@ func (s *sender) lenLocked() int {
 // controlLocked sends a frame that is not data. What causes such frames is
 // bounded each time: by the streams that exist, by the credit that was
 // given, or by a place for one.
-func (c *Conn) controlLocked(f frame) {
-	if c.err != nil {
+func (c *Conn) controlLocked(f frame) { c.main.controlLocked(f) }
+
+func (l *Lane) controlLocked(f frame) {
+	if l.c.err != nil {
 		return
 	}
-	out := c.outLocked()
+	out := l.outLocked()
 	out.b = appendFrame(out.b, f)
-	c.kickLocked()
+	l.kickLocked()
 }
 
 // kickLocked wakes the writer.
-func (c *Conn) kickLocked() {
-	if c.idle {
-		c.idle = false
-		c.wake.Signal()
+func (l *Lane) kickLocked() {
+	if l.idle {
+		l.idle = false
+		l.wake.Signal()
 	}
 }
 
 // sendNowLocked puts as much of p as may go at once into the next batch, and
 // says how much that was. The rest has to wait its turn in a queue.
 func (c *Conn) sendNowLocked(s *Stream, p []byte) (n int) {
-	room := c.room
-	if s.weight.heavy() {
-		if !c.heavy.empty() || !c.light.empty() {
-			return 0
-		}
-		if c.busy {
-			room = heavyShare
-		}
-	} else if !c.light.empty() {
+	heavy := s.weight.heavy()
+	if c.joined && !c.mayStayLocked(s, heavy) {
 		return 0
 	}
-	for n < len(p) && c.lenLocked() < room {
+	l := s.lane
+	room := l.room
+	if heavy {
+		if !l.heavy.empty() || !l.light.empty() {
+			return 0
+		}
+		if l.busy {
+			room = heavyShare
+		}
+	} else if !l.light.empty() {
+		return 0
+	}
+	if !c.roomLocked() {
+		return 0
+	}
+	for n < len(p) && l.lenLocked() < room {
 		m := min(len(p)-n, c.creditLocked(s))
 		if m == 0 {
 			break
@@ -125,7 +140,7 @@ func (c *Conn) sendNowLocked(s *Stream, p []byte) (n int) {
 		n += m
 	}
 	if n > 0 {
-		c.kickLocked()
+		l.kickLocked()
 	}
 	return n
 }
@@ -137,13 +152,18 @@ func (c *Conn) creditLocked(s *Stream) int {
 
 // sendDataLocked puts a frame with p into the next batch.
 func (c *Conn) sendDataLocked(s *Stream, p []byte) {
-	out := c.outLocked()
-	s.frameAt, s.frameBatch = len(out.b), c.batches
+	l := s.lane
+	out := l.outLocked()
+	s.frameAt, s.frameBatch = len(out.b), l.batches
 	s.announced = true
 	out.b = appendFrame(out.b, frame{kind: frameData, stream: s.id, offset: s.sent, data: p})
+	s.sentAt = l.sent + uint64(len(out.b))
 	s.sent += uint64(len(p))
 	c.sent += uint64(len(p))
 	s.weight.add(len(p))
+	if l != c.main {
+		l.busyAt = c.age()
+	}
 }
 
 // sendEndLocked says that s sends no more, if possible in its last frame.
@@ -152,33 +172,35 @@ func (c *Conn) sendEndLocked(s *Stream) {
 		return
 	}
 	s.sendDone = true
-	if c.out != nil && s.announced && s.frameBatch == c.batches && s.sent > 0 {
-		c.out.b[s.frameAt] = frameDataFin
+	l := s.lane
+	if l.out != nil && s.announced && s.frameBatch == l.batches && s.sent > 0 {
+		l.out.b[s.frameAt] = frameDataFin
 		return
 	}
 	s.announced = true
-	c.controlLocked(frame{kind: frameDataFin, stream: s.id, offset: s.sent})
+	c.orderedLocked(s, frame{kind: frameDataFin, stream: s.id, offset: s.sent})
 }
 
 // queueLocked makes s, which has something pending, wait for its turn.
 func (c *Conn) queueLocked(s *Stream) {
-	if len(s.pending) == 0 || s.writeErr != nil {
-		return
+	l := s.lane
+	if len(s.pending) == 0 || s.writeErr != nil || l.err != nil || s.again > 0 || s.isMoving {
+		return // not queued: whatever it waits for will do that
 	}
-	if s.sent == s.sendLimit { // not queued: the peer's credit will do that
+	if s.sent == s.sendLimit { // the peer's credit will
 		if s.blockedAt != s.sendLimit {
 			s.blockedAt = s.sendLimit
-			c.controlLocked(frame{kind: frameBlocked, stream: s.id, value: s.sendLimit})
+			c.orderedLocked(s, frame{kind: frameBlocked, stream: s.id, value: s.sendLimit})
 		}
 		return
 	}
 	if s.weight.heavy() {
-		c.heavy.push(s)
+		l.heavy.push(s)
 	} else {
-		c.light.push(s)
+		l.light.push(s)
 	}
 	if c.sent < c.sendLimit {
-		c.kickLocked()
+		l.kickLocked()
 	}
 }
 
@@ -188,49 +210,59 @@ func (c *Conn) unqueueLocked(s *Stream) {
 	}
 }
 
+// mayDataLocked says whether streams may send, as far as all of them are
+// concerned.
+func (c *Conn) mayDataLocked() bool { return c.sent < c.sendLimit && c.roomLocked() }
+
 // workLocked says whether there is something for the writer to do.
-func (c *Conn) workLocked() bool {
-	return c.out != nil || c.pong || c.credit || !c.unannounced.empty() || !c.crediting.empty() ||
-		c.sent < c.sendLimit && (!c.light.empty() || !c.heavy.empty())
+func (l *Lane) workLocked() bool {
+	c := l.c
+	return l.out != nil || l.pong || l.ackDue || len(l.again) > 0 ||
+		l == c.main && (c.credit || !c.unannounced.empty() || !c.crediting.empty()) ||
+		(!l.light.empty() || !l.heavy.empty()) && c.mayDataLocked()
 }
 
-// writeLoop sends batches until the Conn ends, and then what was written
-// before it did. It leaves the net.Conn to readLoop if the peer can still hear
-// our goodbye.
-func (c *Conn) writeLoop() {
-	defer c.wg.Done()
-	if heard := c.writeBatches(); !heard {
-		c.closeConn()
+// writeLoop sends batches until the lane or the Conn ends, and then what was
+// written before it did. It leaves the net.Conn to readLoop if the peer can
+// still hear our goodbye.
+func (l *Lane) writeLoop() {
+	defer l.ended()
+	if heard := l.writeBatches(); !heard {
+		l.closeConn()
 	}
 }
 
 // writeBatches reports whether the peer can hear how it ended.
-func (c *Conn) writeBatches() (heard bool) {
+func (l *Lane) writeBatches() (heard bool) {
+	c := l.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
-		for c.err == nil && !c.workLocked() {
-			c.idle = true
-			c.wake.Wait()
+		for c.err == nil && l.err == nil && !l.workLocked() {
+			l.idle = true
+			l.wake.Wait()
 		}
-		c.idle = false
+		l.idle = false
 		if c.err == nil { // those who are ready to run may have something to add
 			c.mu.Unlock()
 			runtime.Gosched()
 			c.mu.Lock()
 		}
 		last := c.err != nil
-		if !last {
-			c.gatherLocked()
-		}
-		if last && c.out == nil { // nobody to say goodbye to
+		if l.err != nil {
 			return false
 		}
-		if c.out == nil {
+		if !last {
+			l.gatherLocked()
+		}
+		if last && l.out == nil { // nobody to say goodbye to
+			return false
+		}
+		if l.out == nil {
 			continue
 		}
-		if err := c.writeLocked(); err != nil {
-			c.failLocked(fmt.Errorf("mux: connection lost: %w", err))
+		if err := l.writeLocked(); err != nil {
+			l.loseLocked(fmt.Errorf("mux: connection lost: %w", err))
 			return false
 		}
 		if last {
@@ -241,65 +273,82 @@ func (c *Conn) writeBatches() (heard bool) {
 
 // writeLocked writes the batch that has gathered. It lets go of the lock
 // meanwhile.
-func (c *Conn) writeLocked() error {
-	out := c.out
-	c.out = nil
-	c.batches++
-	c.sayStreamsLocked() // what a full batch held back
-	c.busy = true
+func (l *Lane) writeLocked() error {
+	c, out := l.c, l.out
+	l.out = nil
+	l.batches++
+	if err := l.keepLocked(out); err != nil {
+		c.failLocked(err) // the last words go behind this batch
+	}
+	if l == c.main {
+		c.sayStreamsLocked() // what a full batch held back
+	}
+	l.busy = true
 	began := c.age()
-	c.wroteAt = began
+	l.wroteAt = began
+	size := len(out.b)
 	c.mu.Unlock()
-	c.socket.tune(began, len(out.b))
-	_, err := c.conn.Write(out.b)
+	l.socket.tune(began, size)
+	_, err := l.conn.Write(out.b)
 	took := c.age() - began
 	c.mu.Lock()
-	c.busy = false
-	switch size := len(out.b); {
+	l.busy = false
+	switch {
 	case took > slowWrite:
-		c.room = max(minRoom, c.room/2)
-	case took < fastWrite && size >= c.room/2:
-		c.room = min(maxRoom, c.room*2)
+		l.room = max(minRoom, l.room/2)
+	case took < fastWrite && size >= l.room/2:
+		l.room = min(maxRoom, l.room*2)
 	}
-	if cap(out.b) <= 2*maxRoom {
-		out.b = out.b[:0]
-		batchPool.Put(out)
-	}
+	l.writtenLocked(out)
 	return err
 }
 
 // gatherLocked fills the batch from those who wait.
-func (c *Conn) gatherLocked() {
+func (l *Lane) gatherLocked() {
+	c := l.c
+	if l == c.main {
+		l.gatherCreditLocked()
+	}
+	l.gatherAckLocked(l.pong)
+	if l.pong {
+		l.pong = false
+		l.controlLocked(frame{kind: framePong, value: l.pongValue})
+	}
+	l.sendAgainLocked()
+	for l.lenLocked() < l.room && !l.light.empty() && c.mayDataLocked() {
+		l.takeTurnLocked(&l.light)
+	}
+	// The heavy have at least one frame in each batch, or a flood of small
+	// things would starve them.
+	for turns := 0; !l.heavy.empty() && c.mayDataLocked() && (turns == 0 || l.lenLocked() < l.room); turns++ {
+		l.takeTurnLocked(&l.heavy)
+	}
+}
+
+// gatherCreditLocked announces our streams, and says how much the peer may send.
+func (l *Lane) gatherCreditLocked() {
+	c := l.c
 	for s := c.unannounced.pop(); s != nil; s = c.unannounced.pop() {
 		if !s.announced {
 			c.sendDataLocked(s, nil)
 		}
 	}
-	if c.pong {
-		c.pong = false
-		c.controlLocked(frame{kind: framePong, value: c.pongValue})
-	}
 	if c.credit {
 		c.credit = false
-		c.controlLocked(frame{kind: frameCredit, value: c.receiveSaid})
+		l.controlLocked(frame{kind: frameCredit, value: c.receiveSaid})
 	}
 	for s := c.crediting.pop(); s != nil; s = c.crediting.pop() {
-		c.controlLocked(frame{kind: frameStreamCredit, stream: s.id, value: s.receiveSaid})
-	}
-	for c.lenLocked() < c.room && !c.light.empty() && c.sent < c.sendLimit {
-		c.takeTurnLocked(&c.light)
-	}
-	// The heavy have at least one frame in each batch, or a flood of small
-	// things would starve them.
-	for turns := 0; !c.heavy.empty() && c.sent < c.sendLimit && (turns == 0 || c.lenLocked() < c.room); turns++ {
-		c.takeTurnLocked(&c.heavy)
+		l.controlLocked(frame{kind: frameStreamCredit, stream: s.id, value: s.receiveSaid})
 	}
 }
 
 // takeTurnLocked lets the first of q send one frame, and puts it at the end
 // of its queue if it has more to send.
-func (c *Conn) takeTurnLocked(q *queue) {
-	s := q.pop()
+func (l *Lane) takeTurnLocked(q *queue) {
+	c, s := l.c, q.pop()
+	if c.keeps && q == &l.heavy && c.asideLocked(s) {
+		return
+	}
 	n := min(len(s.pending), c.creditLocked(s))
 	c.sendDataLocked(s, s.pending[:n])
 	if s.pending = s.pending[n:]; len(s.pending) == 0 {
@@ -311,18 +360,21 @@ func (c *Conn) takeTurnLocked(q *queue) {
 
 // sayGoodbyeLocked prepares the last words of a Conn that ends because of
 // err: none when nobody listens any more.
-func (c *Conn) sayGoodbyeLocked(err error) {
+func (l *Lane) sayGoodbyeLocked(err error) {
 	bye := frame{kind: frameClose, value: uint64(CodeNone)}
 	ours, _ := errors.AsType[*ConnError](err)
 	switch {
+	case l.err != nil:
+		l.out = nil
+		return
 	case err == ErrClosed:
 	case ours != nil && !ours.Remote && ours.Code != CodeSilent:
 		bye.value = uint64(ours.Code)
 		bye.data = []byte(ours.Reason[:min(len(ours.Reason), maxReason)])
 	default:
-		c.out = nil
+		l.out = nil
 		return
 	}
-	out := c.outLocked()
+	out := l.outLocked()
 	out.b = appendFrame(out.b, bye)
 }

@@ -13,6 +13,10 @@ const (
 	worthLane = 256 << 10
 	farLane   = 2 * time.Millisecond
 
+	// lookEvery is after how many bytes of a stream we look whether it is
+	// worth a lane.
+	lookEvery = 64 << 10
+
 	// idleLane is how long an additional lane is kept that carries nothing.
 	idleLane = 5 * time.Second
 )

@@ -56,6 +56,7 @@ func liveThrough(t *testing.T, seed int64, trouble bool) {
 	if trouble {
 		cfg.KeepAlive, cfg.Timeout = 300*time.Millisecond, 500*time.Millisecond
 		cfg.Keep = 64<<10 + rng.IntN(1<<20)
+		cfg.Pool = NewPool(1 << 30)
 	}
 	r := &road{t: t, link: link}
 	r.begin(cfg)
@@ -121,6 +122,9 @@ func liveThrough(t *testing.T, seed int64, trouble bool) {
 	ends[rng.IntN(2)].Close()
 	for _, c := range ends {
 		c.Close()
+	}
+	if p := cfg.Pool; p != nil && (p.held.Load() != 0 || p.kept.Load() != 0) {
+		t.Errorf("the pool still counts %d bytes that wait and %d that are kept", p.held.Load(), p.kept.Load())
 	}
 }
 

@@ -31,7 +31,9 @@ func withPeer(t *testing.T, cfg Config, f func(p *peer)) {
 	synctest.Test(t, func(t *testing.T) {
 		p := rawPeer(t, cfg)
 		p.write(preface)
-		p.send(frame{kind: frameSettings, data: appendSettings(nil, floorSettings)})
+		said := floorSettings
+		said.keep = cfg.keep()
+		p.send(frame{kind: frameSettings, data: appendSettings(nil, said)})
 		synctest.Wait()
 		f(p)
 		p.conn.Close()
@@ -48,7 +50,7 @@ func rawPeer(t *testing.T, cfg Config) *peer {
 		t.Fatalf("the preface is %q", got)
 	}
 	p.want("settings come first", frame{kind: frameSettings, data: appendSettings(nil, settings{
-		streamCredit: firstWindow, credit: cfg.budget(), streams: cfg.maxStreams(),
+		streamCredit: firstWindow, credit: cfg.budget(), streams: cfg.maxStreams(), keep: cfg.keep(),
 	})})
 	p.want("then a ping, to measure the round trip", frame{kind: framePing, value: 1})
 	return p
@@ -138,7 +140,7 @@ func same(a, b frame) bool {
 
 var frameNames = [...]string{
 	"data", "data-fin", "reset", "stop", "stream-credit", "blocked", "credit",
-	"streams", "ping", "pong", "go-away", "close", "settings",
+	"streams", "ping", "pong", "go-away", "close", "settings", "ack", "lane", "leave",
 }
 
 // String says a frame as the failure of a test should.
@@ -177,6 +179,10 @@ func streamCredit(stream, limit uint64) frame {
 
 func blocked(stream, at uint64) frame {
 	return frame{kind: frameBlocked, stream: stream, value: at}
+}
+
+func leave(lane, taken uint64) frame {
+	return frame{kind: frameLeave, stream: lane, value: taken}
 }
 
 func number(kind byte, value uint64) frame { return frame{kind: kind, value: value} }

@@ -134,6 +134,9 @@ func (l *Lane) onPongLocked(number uint64) error {
 		}
 		c.pinged = nil
 	}
+	if l.watch != nil { // which waited for the answer: silence is counted from here
+		l.watch.Reset(c.cfg.keepAlive())
+	}
 	c.moveLocked(l)
 	return nil
 }

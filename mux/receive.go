@@ -103,9 +103,11 @@ func (c *Conn) countLocked(l *Lane, s *Stream, n int) {
 	if c.cfg.Pool != nil && n > 0 {
 		c.unread.push(s)
 	}
-	if c.keeps {
+	switch {
+	case l != c.main:
 		l.busyAt = c.age()
-		if s.incoming.add(n); s.incoming.heavy() {
+	case c.keeps && c.ours == 0 && c.living == 1:
+		if s.incoming.add(n); s.received%lookEvery < uint64(n) && s.incoming.heavy() {
 			c.wantLaneLocked(s.received)
 		}
 	}

@@ -40,9 +40,9 @@ func alone(conn net.Conn) (session, error) {
 	}, nil
 }
 
-func ours(side func(net.Conn, mux.Config) *mux.Conn) func(net.Conn) (session, error) {
+func ours(side func(net.Conn, mux.Config) *mux.Conn, cfg mux.Config) func(net.Conn) (session, error) {
 	return func(conn net.Conn) (session, error) {
-		c := side(conn, mux.Config{})
+		c := side(conn, cfg)
 		return session{
 			open:   func() (stream, error) { return c.Open(context.Background()) },
 			accept: func() (stream, error) { return c.Accept(context.Background()) },

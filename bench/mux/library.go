@@ -40,11 +40,15 @@ type library struct {
 // find the right one by itself.
 const window = 16 << 20
 
+// keeping is what an agent and a node have: their Conn outlives its lanes.
+var keeping = mux.Config{Keep: 8 << 20}
+
 var (
 	bareTLS = library{name: "TLS alone", client: alone, server: alone, single: true}
 
 	muxes = []library{
-		{name: "culvert/mux", client: ours(mux.Client), server: ours(mux.Server)},
+		{name: "culvert/mux", client: ours(mux.Client, mux.Config{}), server: ours(mux.Server, mux.Config{})},
+		{name: "culvert/mux, 8 MiB kept", client: ours(mux.Client, keeping), server: ours(mux.Server, keeping)},
 		{name: "go-yamux", client: goYamux(libp2p.Client), server: goYamux(libp2p.Server)},
 		{name: "yamux", client: yamux(hashicorp.Client, nil), server: yamux(hashicorp.Server, nil)},
 		{name: "yamux, 16 MB window", client: yamux(hashicorp.Client, wideYamux), server: yamux(hashicorp.Server, wideYamux)},

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"log/slog"
 	"strconv"
 	"time"
 )
@@ -23,6 +22,7 @@ const (
 	Revoked            Code = 9  // final: the token was revoked or has expired during the session
 	Internal           Code = 10 // the node could not
 	OptionInvalid      Code = 11 // final: an option of the Bind that is none here; the reason says which
+	SessionUnknown     Code = 12 // to a Join: no such session here, or not yours; a new Hello is welcome at once
 )
 
 // String returns the code as it stands in logs and events: lower case, with
@@ -51,6 +51,8 @@ func (c Code) String() string {
 		return "internal"
 	case OptionInvalid:
 		return "option_invalid"
+	case SessionUnknown:
+		return "session_unknown"
 	}
 	return "code_" + strconv.Itoa(int(c))
 }
@@ -135,14 +137,3 @@ func (t Timeout) Duration() time.Duration {
 	}
 	return time.Duration(t) * time.Millisecond
 }
-
-// A Secret is text that must not be seen: however it is printed or logged, it
-// says [redacted].
-type Secret string
-
-const redacted = "[redacted]"
-
-func (Secret) String() string               { return redacted }
-func (Secret) GoString() string             { return redacted }
-func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
-func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }

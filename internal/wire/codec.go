@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -20,6 +21,7 @@ type codec interface {
 	text(tag uint64, v *string, most int)
 	list(tag uint64, v *[]string)
 	id(tag uint64, v *[16]byte)
+	key(tag uint64, v *[32]byte)
 	addr(tag uint64, v *netip.AddrPort)
 }
 
@@ -63,6 +65,12 @@ func (e *encoder) list(tag uint64, v *[]string) {
 
 func (e *encoder) id(tag uint64, v *[16]byte) {
 	if *v != [16]byte{} {
+		e.field(tag, v[:])
+	}
+}
+
+func (e *encoder) key(tag uint64, v *[32]byte) {
+	if *v != [32]byte{} {
 		e.field(tag, v[:])
 	}
 }
@@ -231,17 +239,20 @@ func (d *decoder) list(tag uint64, v *[]string) {
 	*v = all
 }
 
-func (d *decoder) id(tag uint64, v *[16]byte) {
+func (d *decoder) id(tag uint64, v *[16]byte)  { d.fixed(tag, v[:]) }
+func (d *decoder) key(tag uint64, v *[32]byte) { d.fixed(tag, v[:]) }
+
+// fixed fills v, whose length is the field's, and which is not all zero.
+func (d *decoder) fixed(tag uint64, v []byte) {
 	value, ok := d.find(tag)
-	if !ok {
-		return
-	}
-	if len(value) != len(v) {
+	switch {
+	case !ok:
+	case len(value) != len(v):
 		d.fail(tag, errLong)
-		return
-	}
-	if copy(v[:], value); *v == [16]byte{} {
+	case !slices.ContainsFunc(value, func(b byte) bool { return b != 0 }):
 		d.fail(tag, errZero)
+	default:
+		copy(v, value)
 	}
 }
 

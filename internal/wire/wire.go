@@ -1,11 +1,15 @@
-// Package wire is what an agent and a node say to each other: the messages of
-// the control stream, and the head of every stream that carries a visitor.
+// Package wire is what an agent and a node say to each other: the first words
+// on a connection, the messages of the control stream, and the head of every
+// stream that carries a visitor.
 //
-// The agent opens the first stream of a session, the control stream, and says
-// Hello; the node answers Welcome, or Refused and hangs up. From then on the
-// agent sends Bind and Unbind, and the node Bound, Refused, Unbound and Drain,
-// in any order. Every other stream is opened by the node, begins with one
-// Visit, and after that carries the visitor's bytes as they are.
+// On every connection the agent speaks first, before there is a mux: Hello, if
+// it begins a session, or Join, if the connection is to be one more lane of a
+// session that lives. The node answers Welcome or Joined, or Refused and hangs
+// up; only then do both begin the mux, so that a stranger never speaks it.
+// In a new session the agent opens the first stream, the control stream. There
+// it sends Bind and Unbind, and the node Bound, Refused, Unbound and Drain, in
+// any order. Every other stream is opened by the node, begins with one Visit,
+// and after that carries the visitor's bytes as they are.
 //
 // A message is a type byte, a length of three bytes (big endian, at most
 // [MaxBody]) and a body. A body is a row of fields: tag, length, value; tags
@@ -49,13 +53,15 @@ type Type uint8
 // a list is a row of length-prefixed texts.
 const (
 	TypeHello   Type = 0x01 // agent→node: 1 version int16, 2 features list, 3 agent 16 bytes, 4 token text, 5 software text
-	TypeWelcome Type = 0x02 // node→agent: 1 version int16, 2 features list, 3 session 16 bytes, 4 domain text, 5 software text
+	TypeWelcome Type = 0x02 // node→agent: 1 version int16, 2 features list, 3 session 16 bytes, 4 domain text, 5 software text, 6 secret 32 bytes, 7 resume ms int32
 	TypeBind    Type = 0x03 // agent→node: 1 request int32, 2 name text, 3 host header text, 4 http int16, 5 service timeout, 6 silence (both: ms int32)
 	TypeBound   Type = 0x04 // node→agent: 1 request int32, 2 name text, 3 url text, 4 epoch int64
 	TypeRefused Type = 0x05 // node→agent: 1 request int32 (0 = the session), 2 code int16, 3 reason text, 4 retry after ms int32
 	TypeUnbind  Type = 0x06 // agent→node: 1 request int32
 	TypeUnbound Type = 0x07 // node→agent: 1 request int32, 2 code int16, 3 reason text
 	TypeDrain   Type = 0x08 // node→agent: 1 deadline ms int32, 2 retry after ms int32
+	TypeJoin    Type = 0x09 // agent→node: 1 version int16, 2 session 16 bytes, 3 lane int64, 4 token text, 5 proof 32 bytes
+	TypeJoined  Type = 0x0a // node→agent: no fields
 	TypeVisit   Type = 0x10 // node→agent, head of a stream: 1 request int32, 2 visit text, 3 visitor 6 or 18 bytes (address, port)
 )
 
@@ -63,6 +69,7 @@ const (
 // is stored.
 const (
 	MaxBody     = 16 << 10 // bytes in the body of a message
+	MaxFirst    = 4 << 10  // bytes in the body of the first one on a connection
 	MaxName     = 255
 	MaxHost     = 255
 	MaxToken    = 512
@@ -98,7 +105,21 @@ type Welcome struct {
 	Session  [16]byte // this stay, for the logs of both sides
 	Domain   string   // names are NAME.Domain
 	Software string
+	Secret   Key    // proves further lanes, see Proof; never sent again
+	Resume   uint32 // milliseconds for which the node keeps the session without a lane; 0: not at all
 }
+
+// Join asks that this connection be a lane of a session that lives.
+type Join struct {
+	Version uint16
+	Session [16]byte
+	Lane    uint64 // higher than that of every Join before in this session, also of those without answer
+	Token   Secret // the token of the session, or another spelling of the same
+	Proof   [32]byte
+}
+
+// Joined takes the connection as a lane.
+type Joined struct{}
 
 // Bind asks for a tunnel.
 type Bind struct {
@@ -161,6 +182,8 @@ func (*Refused) Type() Type { return TypeRefused }
 func (*Unbind) Type() Type  { return TypeUnbind }
 func (*Unbound) Type() Type { return TypeUnbound }
 func (*Drain) Type() Type   { return TypeDrain }
+func (*Join) Type() Type    { return TypeJoin }
+func (*Joined) Type() Type  { return TypeJoined }
 func (*Visit) Type() Type   { return TypeVisit }
 
 func (m *Hello) fields(c codec) {
@@ -177,7 +200,19 @@ func (m *Welcome) fields(c codec) {
 	c.id(3, &m.Session)
 	c.text(4, &m.Domain, MaxHost)
 	c.text(5, &m.Software, MaxSoftware)
+	c.key(6, (*[32]byte)(&m.Secret))
+	c.uint32(7, &m.Resume)
 }
+
+func (m *Join) fields(c codec) {
+	c.uint16(1, &m.Version)
+	c.id(2, &m.Session)
+	c.uint64(3, &m.Lane)
+	c.text(4, (*string)(&m.Token), MaxToken)
+	c.key(5, &m.Proof)
+}
+
+func (m *Joined) fields(codec) {}
 
 func (m *Bind) fields(c codec) {
 	c.uint32(1, &m.Request)
@@ -240,6 +275,10 @@ func blank(t Type) Message {
 		return new(Unbound)
 	case TypeDrain:
 		return new(Drain)
+	case TypeJoin:
+		return new(Join)
+	case TypeJoined:
+		return new(Joined)
 	case TypeVisit:
 		return new(Visit)
 	}
@@ -274,7 +313,7 @@ func parse(b []byte) (m Message, n, skipped int, err error) {
 	if len(b) < headSize {
 		return nil, 0, 0, ErrIncomplete
 	}
-	size, err := length(b)
+	size, err := length(b, MaxBody)
 	if err != nil {
 		return nil, 0, 0, err
 	}
@@ -299,27 +338,44 @@ func parse(b []byte) (m Message, n, skipped int, err error) {
 // The error is io.EOF only between two messages.
 func Read(r io.Reader) (Message, error) {
 	for {
-		var head [headSize]byte
-		if _, err := io.ReadFull(r, head[:]); err != nil {
-			return nil, err
-		}
-		size, err := length(head[:])
-		if err != nil {
-			return nil, err
-		}
-		b := make([]byte, headSize+size) // at most 16 KiB, whatever a stranger says
-		copy(b, head[:])
-		if _, err := io.ReadFull(r, b[headSize:]); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return nil, err
-		}
-		m, _, err := Parse(b)
+		m, err := read(r, MaxBody)
 		if m != nil || err != nil {
 			return m, err
 		}
 	}
+}
+
+// ReadFirst reads the first message on a connection, before there is a mux, and
+// not a byte beyond it. Nobody has proved anything yet, so it takes no more
+// than MaxFirst, and skips nothing: one that we do not know is malformed.
+func ReadFirst(r io.Reader) (Message, error) {
+	m, err := read(r, MaxFirst)
+	if m == nil && err == nil {
+		err = fmt.Errorf("%w: not a first message", ErrMalformed)
+	}
+	return m, err
+}
+
+// read reads one message; nil for one that we do not know.
+func read(r io.Reader, most int) (Message, error) {
+	var head [headSize]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	size, err := length(head[:], most)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, headSize+size) // at most 16 KiB, whatever a stranger says
+	copy(b, head[:])
+	if _, err := io.ReadFull(r, b[headSize:]); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	m, _, err := Parse(b)
+	return m, err
 }
 
 // Write writes m to w in one call. It refuses, and writes nothing, when the
@@ -334,12 +390,12 @@ func Write(w io.Writer, m Message) error {
 }
 
 // length returns the length of the body that a head announces.
-func length(head []byte) (int, error) {
-	n := binary.BigEndian.Uint32(head) & 0xffffff
-	if n > MaxBody {
+func length(head []byte, most int) (int, error) {
+	n := int(binary.BigEndian.Uint32(head) & 0xffffff)
+	if n > most {
 		return 0, fmt.Errorf("%w: body of %d bytes", ErrMalformed, n)
 	}
-	return int(n), nil
+	return n, nil
 }
 
 // putLength fills in the length behind the type byte. A body beyond 24 bits

@@ -22,6 +22,7 @@ var update = flag.Bool("update", false, "write testdata anew from the messages i
 var (
 	agentID   = [16]byte{0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f, 0x10}
 	sessionID = [16]byte{0xf0, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9, 0xfa, 0xfb, 0xfc, 0xfd, 0xfe, 0xff}
+	secret    = Key([]byte("0123456789abcdef0123456789abcdef"))
 )
 
 // golden is what stands in testdata/NAME.hex.
@@ -32,6 +33,11 @@ var golden = []struct {
 	{"hello", &Hello{Version: 1, Features: []string{"resume", "lanes"}, Agent: agentID, Token: "cvt_example", Software: "culvert/1.2.3"}},
 	{"hello-least", &Hello{Version: 1, Agent: agentID, Token: "t"}},
 	{"welcome", &Welcome{Version: 1, Features: []string{"resume"}, Session: sessionID, Domain: "tunnel.example.com", Software: "culvertd/1.2.3"}},
+	{"welcome-resume", &Welcome{Version: 1, Session: sessionID, Domain: "tunnel.example.com", Secret: secret, Resume: 30_000}},
+	{"join", &Join{Version: 1, Session: sessionID, Lane: 1, Token: "cvt_example", Proof: Proof(secret, sessionID, 1)}},
+	{"join-late", &Join{Version: 1, Session: sessionID, Lane: 1 << 40, Token: "cvt_example", Proof: Proof(secret, sessionID, 1<<40)}},
+	{"joined", &Joined{}},
+	{"refused-join", &Refused{Code: SessionUnknown}},
 	{"bind", &Bind{Request: 1, Name: "blog", HostHeader: "localhost"}},
 	{"bind-random", &Bind{Request: 300}},
 	{"bind-http2", &Bind{Request: 1, Name: "grpc", HTTP: HTTP2, ServiceTimeout: 90_000, Silence: Forever}},
@@ -93,6 +99,12 @@ func describe(m Message) string {
 		if id, ok := x.([16]byte); ok {
 			x = hex.EncodeToString(id[:])
 		}
+		switch key := x.(type) {
+		case [32]byte:
+			x = hex.EncodeToString(key[:])
+		case Key: // one for examples may be seen
+			x = hex.EncodeToString(key[:])
+		}
 		if v.Field(i).Kind() == reflect.String {
 			x = fmt.Sprintf("%q", v.Field(i).String())
 		}
@@ -149,6 +161,11 @@ func TestSpelling(t *testing.T) {
 		{"not UTF-8", "03000003" + "0201ff", errText},
 		{"short id", "01000003" + "030101", errLong},
 		{"zero id", "01000012" + "0310" + strings.Repeat("00", 16), errZero},
+		{"short key", "02000003" + "060101", errLong},
+		{"long key", "02000023" + "0621" + strings.Repeat("01", 33), errLong},
+		{"zero key", "02000022" + "0620" + strings.Repeat("00", 32), errZero},
+		{"short proof", "09000003" + "050101", errLong},
+		{"lane zero", "09000003" + "030100", errZero},
 		{"mapped address", "10000014" + "0312" + "00000000000000000000ffff7f000001" + "0050", errAddress},
 		{"no address", "10000004" + "03020050", errAddress},
 		{"one byte of address", "10000003" + "030150", errAddress},
@@ -254,13 +271,13 @@ func TestCutOff(t *testing.T) {
 // TestCodes: the set is closed, spelled once, and a stranger's code is never final.
 func TestCodes(t *testing.T) {
 	seen := map[string]Code{}
-	for c := Unauthorized; c <= OptionInvalid; c++ {
+	for c := Unauthorized; c <= SessionUnknown; c++ {
 		s := c.String()
 		if other, twice := seen[s]; twice || strings.HasPrefix(s, "code_") {
 			t.Errorf("code %d is spelled %q, as is %d", c, s, other)
 		}
 		seen[s] = c
-		if temporary := c == ShuttingDown || c == Internal; c.Final() == temporary {
+		if temporary := c == ShuttingDown || c == Internal || c == SessionUnknown; c.Final() == temporary {
 			t.Errorf("%v: Final() = %v", c, c.Final())
 		}
 	}
@@ -288,14 +305,67 @@ func TestText(t *testing.T) {
 
 // TestSecret: a token in a message that somebody prints is not a token told.
 func TestSecret(t *testing.T) {
-	m := &Hello{Token: "cvt_canary"}
-	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
-		if got := fmt.Sprintf(format, m); strings.Contains(got, "canary") {
-			t.Errorf("%s prints %s", format, got)
+	for _, m := range []Message{&Hello{Token: "cvt_canary"}, &Join{Token: "cvt_canary"}, &Welcome{Secret: Key([]byte("canary canary canary canary canar"[:32]))}} {
+		for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+			if got := fmt.Sprintf(format, m); strings.Contains(got, "canary") || strings.Contains(got, "99 97 110") {
+				t.Errorf("%s prints %s", format, got)
+			}
+		}
+		if b, err := json.Marshal(m); err != nil || strings.Contains(string(b), "canary") || strings.Contains(string(b), "99,97,110") {
+			t.Errorf("JSON says %s, %v", b, err)
 		}
 	}
-	if b, err := json.Marshal(m); err != nil || strings.Contains(string(b), "canary") {
-		t.Errorf("JSON says %s, %v", b, err)
+}
+
+// TestProof: it is worth something for one lane of one session, and tells
+// nothing of the secret.
+func TestProof(t *testing.T) {
+	const want = "553ee197bc4a2d1637cfac5a2f6d42e4ef42fc82ca90023fbc192e4af8b03ea1" // openssl dgst -sha256 -mac HMAC agrees
+	proof := Proof(secret, sessionID, 7)
+	if got := hex.EncodeToString(proof[:]); got != want {
+		t.Errorf("the proof is %s, want %s", got, want)
+	}
+	if !secret.Proves(proof, sessionID, 7) {
+		t.Error("the proof of lane 7 was not believed")
+	}
+	other := secret
+	other[31]++
+	for why, proved := range map[string]bool{
+		"another lane":    secret.Proves(proof, sessionID, 8),
+		"another session": secret.Proves(proof, agentID, 7),
+		"another secret":  other.Proves(proof, sessionID, 7),
+		"no proof":        secret.Proves([32]byte{}, sessionID, 7),
+		"no secret":       Key{}.Proves(Proof(Key{}, sessionID, 7), sessionID, 7),
+	} {
+		if proved {
+			t.Errorf("%s: believed", why)
+		}
+	}
+}
+
+// TestReadFirst: who has proved nothing is not given much room, nor skipped.
+func TestReadFirst(t *testing.T) {
+	in := append(Append(nil, &Join{Version: 1, Lane: 1}), "culvmux"...)
+	r := bytes.NewReader(in)
+	if m, err := ReadFirst(r); err != nil || m.Type() != TypeJoin {
+		t.Errorf("got %+v, %v", m, err)
+	}
+	if rest, _ := io.ReadAll(r); string(rest) != "culvmux" {
+		t.Errorf("left %q to the mux", rest)
+	}
+	for why, in := range map[string]string{
+		"too long":          "\x01\x00\x10\x01" + strings.Repeat("x", 5000),
+		"an unknown one":    "\x7f\x00\x00\x00" + string(in),
+		"HTTP":              "GET / HTTP/1.1\r\n\r\n",
+		"a mux of long ago": "culvmux\x01",
+	} {
+		r := strings.NewReader(in)
+		if m, err := ReadFirst(r); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: got %+v, %v; want it to be malformed", why, m, err)
+		}
+		if left := r.Len(); left < len(in)-headSize {
+			t.Errorf("%s: took %d bytes", why, len(in)-left)
+		}
 	}
 }
 

@@ -12,10 +12,22 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/culvertd/culvert/internal/netwatch"
 )
 
-// An Agent holds tunnels on one node, over one connection. Fill in the fields,
-// then call Listen; the fields are not to be changed any more. All methods may
+const (
+	pollTime    = 50 * time.Millisecond // between two looks at whether the streams have ended
+	closest     = time.Second           // between two attempts, when news makes the wait shorter
+	maxDraining = 4                     // sessions that nodes want to be rid of, and that have visitors
+)
+
+// errTooMany ends a session that drains when others wait behind it.
+var errTooMany = errors.New("too many sessions are draining")
+
+// An Agent holds tunnels on one node, in one session, which outlives the
+// connections that carry it: streams in flight wait while the agent dials
+// again. Fill in the fields, then call Listen; the fields are not to be changed any more. All methods may
 // be called from anywhere.
 type Agent struct {
 	// Server is the node, as host or host:port. The port is 443 if there is
@@ -33,7 +45,9 @@ type Agent struct {
 	Transport Transport
 
 	// Dial opens the TCP connection to the node. Nil means a [net.Dialer],
-	// which looks the name up anew each time. TLS is ours in any case.
+	// which looks the name up anew each time, and tries IPv6 and IPv4 at once;
+	// and only then does the agent notice when addresses and routes of this
+	// machine change. TLS is ours in any case.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// Proxy returns the HTTP proxy through which to reach a URL, with any
@@ -53,13 +67,18 @@ type Agent struct {
 	// Log gets the same as OnEvent, for a log. Nil means silence.
 	Log *slog.Logger
 
+	watch func(context.Context, func(netwatch.News)) // for tests; nil means this machine
+	addrs func() ([]net.Addr, error)                 // for tests; nil means those of this machine
+
 	wake     chan struct{} // something changed in listeners; cap 1, made by start
+	news     chan struct{} // something changed around us, for run; cap 1, made by start
 	welcomed chan struct{} // closed by the first session; made by start
 	done     chan struct{} // closed when run has ended; made by start
 
 	mu        sync.Mutex // guards the fields below
 	cancel    context.CancelCauseFunc
 	listeners []*Listener // open ones, oldest first
+	sessions  []*session  // that live, the oldest first; all but the last are draining
 	last      error       // why there is no session; nil while there is one
 	closed    error       // why there will be none; nil while there may be
 }
@@ -106,6 +125,44 @@ func (a *Agent) Connect(ctx context.Context) error {
 	}
 }
 
+// Shutdown gives up all tunnels, waits until the visitors in flight have
+// finished, and closes the agent. When ctx ends first it cuts what is left, and
+// returns the cause of ctx. While the agent has no connection there is nobody to
+// wait for.
+func (a *Agent) Shutdown(ctx context.Context) error {
+	a.mu.Lock()
+	if a.closed == nil {
+		a.closed = fmt.Errorf("agent: %w", net.ErrClosed)
+	}
+	a.mu.Unlock()
+	for _, l := range a.open() {
+		l.Close()
+	}
+	look := time.NewTicker(pollTime)
+	defer look.Stop()
+	var err error
+	for err == nil && !a.quiet() {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
+	a.Close()
+	return err
+}
+
+// quiet reports whether no session has visitors, or tunnels that the node does
+// not know to be given up.
+func (a *Agent) quiet() bool {
+	for _, s := range a.living() {
+		if len(s.conn.Lanes()) > 0 && (s.conn.NumStreams() > 1 || s.held.Load() > 0) { // 1 is the control stream
+			return false
+		}
+	}
+	return true
+}
+
 // Close gives up all tunnels and ends the session. It returns when nothing that
 // the agent started is left; conns of its listeners are broken then.
 func (a *Agent) Close() error {
@@ -148,7 +205,8 @@ func (a *Agent) start(l *Listener) error {
 		a.nudge()
 		return nil
 	}
-	a.wake, a.welcomed, a.done = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+	a.wake, a.news = make(chan struct{}, 1), make(chan struct{}, 1)
+	a.welcomed, a.done = make(chan struct{}), make(chan struct{})
 	ctx, cancel := context.WithCancelCause(context.Background())
 	a.cancel = cancel
 	go a.run(ctx)
@@ -159,12 +217,18 @@ func (a *Agent) start(l *Listener) error {
 // refused for good.
 func (a *Agent) run(ctx context.Context) {
 	defer close(a.done)
+	var wg sync.WaitGroup // the watch, and every session
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { a.watchWorld(ctx) })
+
 	var id [16]byte // of this run; by it the node knows our half-open sessions
 	rand.Read(id[:])
-	var wait backoff
-	road := road{fixed: a.Transport}
+	r := retry{road: road{fixed: a.Transport}}
 	for {
-		lasted, err := a.stay(ctx, id, &road)
+		began := time.Now()
+		lasted, err := a.stay(ctx, &wg, id, &r)
 		if ctx.Err() != nil {
 			a.stop(fmt.Errorf("agent: %w", net.ErrClosed))
 			return
@@ -174,29 +238,126 @@ func (a *Agent) run(ctx context.Context) {
 			a.stop(err)
 			return
 		}
-		pause := wait.next(lasted, retryAfter(err))
+		hint := retryAfter(err)
+		pause := r.wait.next(lasted, hint)
+		if unknown(err) {
+			pause = 0 // the node is there, and has told us what to do
+		}
 		a.setLast(err)
-		a.emit(Event{Kind: EventDisconnected, Server: a.Server, Err: err, Retry: pause})
-		sleep(ctx, pause)
+		if _, draining := errors.AsType[*drainError](err); !draining { // it has not ended yet, and EventDraining said so
+			a.emit(Event{Kind: EventDisconnected, Server: a.Server, Err: err, Retry: pause})
+		}
+		a.rest(ctx, pause, max(hint, closest-time.Since(began)))
 	}
 }
 
-// stay is one session, from the dial to its end. It returns how long it lasted
-// after the node's welcome, and why it ended.
-func (a *Agent) stay(ctx context.Context, id [16]byte, road *road) (lasted time.Duration, err error) {
+// A retry is what is to be remembered from one attempt to the next.
+type retry struct {
+	wait backoff
+	road road
+}
+
+// stay is one session, from the dial until it has ended, or the node has asked
+// us to leave: then it goes on beside the next one. It returns why, and how long
+// the node had been there without a break.
+func (a *Agent) stay(ctx context.Context, wg *sync.WaitGroup, id [16]byte, r *retry) (lasted time.Duration, err error) {
 	a.emit(Event{Kind: EventConnecting, Server: a.Server})
-	s, err := a.connect(ctx, id, road)
+	s, err := a.connect(ctx, id, &r.road)
 	if err != nil {
 		return 0, err
 	}
-	began := time.Now()
+	s.retry = *r
 	a.setLast(nil)
 	if !a.hasBeenWelcomed() {
 		close(a.welcomed)
 	}
 	a.emit(Event{Kind: EventConnected, Server: a.Server, Session: s.id, Transport: s.transport})
-	err = s.run(ctx)
-	return time.Since(began), err
+	before := a.enter(s)
+	wg.Go(func() {
+		defer a.left(s)
+		s.run(ctx)
+	})
+	settled := s.settled
+	for {
+		select {
+		case <-settled:
+			settled = nil
+			for _, old := range before {
+				old.release()
+			}
+		case <-s.drained:
+			return time.Since(s.since), &drainError{s.after}
+		case <-s.done:
+			*r = s.retry
+			return s.lasted, s.err
+		}
+	}
+}
+
+// enter notes that s lives, and returns those before it, which are draining. If
+// there are too many, the oldest has to go.
+func (a *Agent) enter(s *session) (before []*session) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before = slices.Clone(a.sessions)
+	if len(before) > maxDraining {
+		before[0].cancel(errTooMany)
+	}
+	a.sessions = append(a.sessions, s)
+	return before
+}
+
+func (a *Agent) left(s *session) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sessions = slices.DeleteFunc(a.sessions, func(x *session) bool { return x == s })
+}
+
+func (a *Agent) living() []*session {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.sessions)
+}
+
+// watchWorld tells everybody who has, or wants, a connection what happens
+// around it. Whoever is behind with the news needs no more of it.
+func (a *Agent) watchWorld(ctx context.Context) {
+	watch := a.watch
+	if watch == nil {
+		watch = netwatch.Watcher{ClocksOnly: a.Dial != nil}.Watch
+	}
+	watch(ctx, func(n netwatch.News) {
+		if n == netwatch.Woke {
+			a.emit(Event{Kind: EventWoke})
+		}
+		for _, s := range a.living() {
+			select {
+			case s.news <- n:
+			default:
+			}
+		}
+		select {
+		case a.news <- struct{}{}:
+		default:
+		}
+	})
+}
+
+// rest waits for d. When something has changed around us there is no point in
+// waiting for longer than least.
+func (a *Agent) rest(ctx context.Context, d, least time.Duration) {
+	select {
+	case <-a.news: // of the time before
+	default:
+	}
+	late := time.NewTimer(d)
+	defer late.Stop()
+	select {
+	case <-a.news:
+		sleep(ctx, min(d, least))
+	case <-late.C:
+	case <-ctx.Done():
+	}
 }
 
 // hasBeenWelcomed is for run alone, which closes the channel.

@@ -20,6 +20,7 @@ func TestArrows(t *testing.T) {
 		"internal/name":          `.`,
 		"internal/h1":            `.`,
 		"internal/relay":         `.`,
+		"internal/netwatch":      `.`,
 		"internal/router":        `.`, // everybody may know it, it knows nobody
 		"internal/store":         `^internal/(admin|auth|edge|router|server|session)$`,
 		"internal/auth":          `^internal/(admin|certs|edge|router|server|session)$`,

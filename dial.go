@@ -47,7 +47,8 @@ func (t Transport) String() string {
 	return "auto"
 }
 
-// A road remembers how the node was reached. It belongs to Agent.run.
+// A road remembers how the node was reached. It belongs to Agent.run, and a
+// copy of it to each session.
 type road struct {
 	fixed    Transport // what the user wants, if not TransportAuto
 	now      Transport // TransportAuto or TransportWebSocket
@@ -158,7 +159,10 @@ func protocols(how Transport) []string {
 func (a *Agent) dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 	dial := a.Dial
 	if dial == nil {
-		dial = (&net.Dialer{Timeout: 15 * time.Second}).DialContext
+		// A first packet that is lost is sent again after one second, and after
+		// three; who waits for the one after seven may as well begin anew, with
+		// the addresses of then. FallbackDelay is that of RFC 8305, section 5.
+		dial = (&net.Dialer{Timeout: 6 * time.Second, FallbackDelay: 250 * time.Millisecond}).DialContext
 	}
 	var proxy *url.URL
 	if a.Proxy != nil {

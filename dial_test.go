@@ -59,7 +59,13 @@ func serveWebSocket(t *testing.T) http.HandlerFunc {
 		if err != nil {
 			return
 		}
-		conn := mux.Server(websocket.NetConn(context.Background(), ws, websocket.MessageBinary), mux.Config{})
+		raw := websocket.NetConn(context.Background(), ws, websocket.MessageBinary)
+		if m, err := wire.ReadFirst(raw); err != nil || m.Type() != wire.TypeHello {
+			t.Errorf("the agent began with %+v, %v", m, err)
+			return
+		}
+		wire.Write(raw, &wire.Welcome{Version: 1, Domain: "node.test"})
+		conn := mux.Server(raw, mux.Config{})
 		var visits sync.WaitGroup
 		defer visits.Wait()
 		defer conn.Close()
@@ -73,8 +79,6 @@ func serveWebSocket(t *testing.T) http.HandlerFunc {
 				return
 			}
 			switch m := m.(type) {
-			case *wire.Hello:
-				wire.Write(control, &wire.Welcome{Version: 1, Domain: "node.test"})
 			case *wire.Bind:
 				wire.Write(control, &wire.Bound{Request: m.Request, Name: m.Name, URL: "https://" + m.Name + ".node.test"})
 				visits.Go(func() {

@@ -33,7 +33,14 @@ var sentinels = map[wire.Code]error{
 	wire.Revoked:            ErrRevoked,
 	wire.OptionInvalid:      ErrOptionInvalid,
 	wire.VersionUnsupported: ErrVersion,
+	wire.SessionUnknown:     errSessionUnknown,
 }
+
+// errSessionUnknown is the end of a session that was lost for too long, or with
+// the node that had it.
+var errSessionUnknown = errors.New("the node does not know this session any more")
+
+func unknown(err error) bool { return errors.Is(err, errSessionUnknown) }
 
 // A RefusedError is the no of a node: to a session, or to one tunnel.
 type RefusedError struct {

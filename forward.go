@@ -14,7 +14,7 @@ import (
 
 // parting is how long visitors in flight may take to finish after the listener
 // has ended by itself.
-const parting = 5 * time.Second
+const parting = 10 * time.Second
 
 // Forward joins each visitor that ln accepts with a conn of its own to a
 // service, until ctx or ln ends. It dials nothing else. A service that is away costs its visitors an error, and

@@ -13,6 +13,7 @@ import (
 	"log"
 	"math/big"
 	"net"
+	"os"
 	"reflect"
 	"slices"
 	"sync"
@@ -111,13 +112,7 @@ func (n *node) accept(ln net.Listener, id identity) {
 				raw.Close()
 				return
 			}
-			m := mux.Server(conn, mux.Config{})
-			control, err := m.Accept(context.Background())
-			if err != nil {
-				m.Close()
-				return
-			}
-			n.sessions <- &peer{t: n.t, raw: raw.(*memnet.Conn), conn: m, control: control}
+			n.sessions <- &peer{t: n.t, raw: raw.(*memnet.Conn), tls: conn}
 		}()
 	}
 }
@@ -159,33 +154,69 @@ func (n *node) welcome() *peer {
 	if _, ok := p.read().(*wire.Hello); !ok {
 		n.t.Fatal("the agent did not begin with hello")
 	}
-	p.say(&wire.Welcome{Version: 1, Session: [16]byte{1}, Domain: "node.test"})
+	p.say(&wire.Welcome{Version: 1, Session: [16]byte{1}, Domain: "node.test", Secret: secret})
 	return p
 }
+
+var secret = wire.Key{1, 2, 3}
 
 // A peer is the node's end of one session.
 type peer struct {
 	t       *testing.T
 	raw     *memnet.Conn
-	conn    *mux.Conn
-	control *mux.Stream
+	tls     *tls.Conn
+	conn    *mux.Conn   // nil before the welcome
+	control *mux.Stream // the same
 }
 
+// say says m before there is a mux, or in the control stream. A welcome begins
+// the mux.
 func (p *peer) say(m wire.Message) {
 	p.t.Helper()
-	if err := wire.Write(p.control, m); err != nil {
+	if err := wire.Write(p.talk(), m); err != nil {
 		p.t.Fatalf("say %+v: %v", m, err)
 	}
+	w, ok := m.(*wire.Welcome)
+	if !ok || p.conn != nil {
+		return
+	}
+	cfg := mux.Config{KeepAlive: keepAlive, Timeout: silence}
+	if w.Resume > 0 {
+		cfg.Keep, cfg.Resume = keep, wire.Duration(w.Resume, longestResume)
+	}
+	p.conn = mux.Server(p.tls, cfg)
+	control, err := p.conn.Accept(context.Background())
+	if err != nil {
+		p.t.Fatalf("wait for the control stream: %v", err)
+	}
+	p.control = control
+}
+
+// talk is where the next message is.
+func (p *peer) talk() net.Conn {
+	if p.conn == nil {
+		return p.tls
+	}
+	return p.control
 }
 
 func (p *peer) read() wire.Message {
 	p.t.Helper()
-	p.control.SetReadDeadline(time.Now().Add(time.Hour))
-	m, err := wire.Read(p.control)
+	p.talk().SetReadDeadline(time.Now().Add(time.Hour))
+	m, err := wire.Read(p.talk())
 	if err != nil {
 		p.t.Fatalf("read: %v", err)
 	}
+	p.talk().SetReadDeadline(time.Time{})
 	return m
+}
+
+// hangUp ends the connection in order.
+func (p *peer) hangUp() {
+	if p.conn != nil {
+		p.conn.Close()
+	}
+	p.tls.Close()
 }
 
 // want waits for what the agent says next.
@@ -199,6 +230,13 @@ func (p *peer) want(why string, want wire.Message) {
 // wantQuiet waits for d, in which the agent is to say nothing.
 func (p *peer) wantQuiet(why string, d time.Duration) {
 	p.t.Helper()
+	if p.conn == nil {
+		time.Sleep(d) // a deadline that passed would be the end of TLS
+		if !p.raw.Quiet() {
+			p.t.Fatalf("%s: the agent spoke, want silence", why)
+		}
+		return
+	}
 	p.control.SetReadDeadline(time.Now().Add(d))
 	if m, err := wire.Read(p.control); err == nil {
 		p.t.Fatalf("%s: the agent said %T%+v, want silence", why, m, m)
@@ -216,6 +254,14 @@ func (p *peer) bound(request uint32, name string) {
 // wantGone waits until the agent has hung up.
 func (p *peer) wantGone(why string, d time.Duration) {
 	p.t.Helper()
+	if p.conn == nil {
+		p.raw.SetReadDeadline(time.Now().Add(d))
+		if _, err := io.Copy(io.Discard, p.raw); errors.Is(err, os.ErrDeadlineExceeded) {
+			p.t.Fatalf("%s: the agent is still there after %v", why, d)
+		}
+		p.raw.Close()
+		return
+	}
 	select {
 	case <-p.conn.Done():
 	case <-time.After(d):

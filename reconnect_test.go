@@ -8,9 +8,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/culvertd/culvert/internal/wire"
+	"github.com/culvertd/culvert/mux"
 )
 
 // TestBackoff holds the law: the first wait is at most 250 ms, each later one
@@ -104,9 +106,9 @@ func TestComingBack(t *testing.T) {
 // only makes it come again.
 func TestRetryUnlessPermanent(t *testing.T) {
 	for name, trouble := range map[string]func(p *peer){
-		"hangs up":               func(p *peer) { p.conn.Close() },
+		"hangs up":               func(p *peer) { p.hangUp() },
 		"network breaks":         func(p *peer) { p.raw.Break() },
-		"garbage":                func(p *peer) { p.control.Write([]byte("SSH-2.0-OpenSSH_9.2\r\n")) },
+		"garbage":                func(p *peer) { p.tls.Write([]byte("SSH-2.0-OpenSSH_9.2\r\n")) },
 		"silence":                func(p *peer) {},
 		"internal error":         func(p *peer) { p.say(&wire.Refused{Code: wire.Internal}) },
 		"shutting down":          func(p *peer) { p.say(&wire.Refused{Code: wire.ShuttingDown}) },
@@ -164,8 +166,8 @@ func TestRetryAfter(t *testing.T) {
 	})
 }
 
-// TestDrain: an agent that is told to leave lets its visitors finish, takes the
-// end for what it was, and comes back.
+// TestDrain: an agent that is told to leave begins the next session first. Its
+// visitors finish in the old one, which still takes new ones meanwhile.
 func TestDrain(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		n := newNode(t)
@@ -188,24 +190,164 @@ func TestDrain(t *testing.T) {
 			t.Fatal(err)
 		}
 
-		p.say(&wire.Drain{Deadline: 5000, RetryAfter: 1000})
-		time.Sleep(4 * time.Second)
+		told := time.Now()
+		p.say(&wire.Drain{Deadline: 20_000, RetryAfter: 1000})
+		next := n.welcome()
+		if waited := time.Since(told); waited < time.Second || waited > time.Second+firstWait {
+			t.Errorf("it came after %v, want the second that the node wished for, and a little", waited)
+		}
+		next.want("the name is kept", &wire.Bind{Request: 1, Name: "blog"})
+		late := p.visit(head(wire.Visit{Request: 1}) + "late")
+		if c, err := ln.Accept(); err != nil {
+			t.Errorf("a visitor by the old session: %v", err)
+		} else {
+			c.Close()
+		}
+		late.Close()
+		next.bound(1, "blog")
+		next.visit(head(wire.Visit{Request: 1}))
+		if _, err := ln.Accept(); err != nil {
+			t.Errorf("a visitor by the new session: %v", err)
+		}
+		time.Sleep(10 * time.Second)
 		if _, err := conn.Write([]byte("still here")); err != nil {
 			t.Errorf("a visitor in flight was cut: %v", err)
 		}
+		conn.Close()
 		stream.Close()
-		left := time.Now()
-		p.wantGone("a node that forgets to hang up is left", 5*time.Second+messageTime)
-		p = n.welcome()
-		if waited := time.Since(left); waited < time.Second {
-			t.Errorf("it was back after %v, want a second at least", waited)
+		p.wantGone("the old session is left after its last visitor", time.Second)
+		if e, ok := errors.AsType[*mux.ConnError](p.conn.Err()); !ok || !e.Remote || e.Code != mux.CodeNone {
+			t.Errorf("the old session ended with %v, want a goodbye", p.conn.Err())
 		}
-		p.want("the name is kept", &wire.Bind{Request: 1, Name: "blog"})
-		ended := d.of(EventDisconnected)
-		if len(ended) != 1 || !strings.Contains(ended[0].Err.Error(), "shutting down") || len(d.of(EventDraining)) != 1 {
-			t.Errorf("events were %v", d.kinds())
+		want := []EventKind{EventConnecting, EventConnected, EventReady, EventDraining, EventConnecting, EventConnected, EventReady}
+		if got := d.kinds(); !slices.Equal(got, want) {
+			t.Errorf("events were %v, want %v", got, want)
 		}
 	})
+}
+
+// TestDrainEnds: visitors who do not finish, and nodes who do not hang up, hold
+// an agent for so long and no longer; and so do nodes that only ever drain.
+func TestDrainEnds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := newNode(t)
+		defer n.ln.Close()
+		a := n.agent()
+		defer a.Close()
+		listen := listening(t.Context(), a, Tunnel{Name: "blog"})
+		var peers []*peer
+		var ln *Listener
+		for i := range maxDraining + 3 {
+			p := n.welcome()
+			p.read()
+			p.bound(1, "blog")
+			if i == 0 {
+				ln, _ = listen.wait()
+			}
+			p.visit(head(wire.Visit{Request: 1}))
+			if _, err := ln.Accept(); err != nil {
+				t.Fatal(err)
+			}
+			p.say(&wire.Drain{Deadline: 3_600_000})
+			peers = append(peers, p)
+		}
+		last := n.welcome()
+		last.read()
+		last.bound(1, "blog")
+		synctest.Wait()
+		living := 0
+		for i, p := range peers {
+			select {
+			case <-p.conn.Done():
+				if i >= 3 {
+					t.Errorf("session %d has ended before older ones", i)
+				}
+			default:
+				living++
+			}
+		}
+		if living != maxDraining {
+			t.Errorf("%d sessions drain, want %d", living, maxDraining)
+		}
+		for _, p := range peers {
+			p.wantGone("visitors do not finish", longestStay+messageTime+time.Second)
+		}
+	})
+}
+
+// TestDrainAlone: a node that is told to stop, and has no successor yet, is
+// dialled until it has one; its own end is no news.
+func TestDrainAlone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := newNode(t)
+		a := n.agent()
+		defer a.Close()
+		listen := listening(t.Context(), a, Tunnel{Name: "blog"})
+		p := n.welcome()
+		p.read()
+		p.bound(1, "blog")
+		if _, err := listen.wait(); err != nil {
+			t.Fatal(err)
+		}
+		n.ln.Close()
+		p.say(&wire.Drain{Deadline: 30_000})
+		p.hangUp()
+		time.Sleep(20 * time.Second)
+		n.listen()
+		defer n.ln.Close()
+		n.welcome().want("the name is kept", &wire.Bind{Request: 1, Name: "blog"})
+	})
+}
+
+// TestAgentShutdown: tunnels are given up at once, visitors in flight finish.
+func TestAgentShutdown(t *testing.T) {
+	for _, finishes := range []bool{true, false} {
+		bubble(t, func(t *testing.T) {
+			n := newNode(t)
+			defer n.ln.Close()
+			a := n.agent()
+			defer a.Close()
+			listen := listening(t.Context(), a, Tunnel{Name: "blog"})
+			p := n.welcome()
+			p.read()
+			p.bound(1, "blog")
+			ln, err := listen.wait()
+			if err != nil {
+				t.Fatal(err)
+			}
+			stream := p.visit(head(wire.Visit{Request: 1}))
+			conn, err := ln.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			start := time.Now()
+			done := async(func() (struct{}, error) { return struct{}{}, a.Shutdown(ctx) })
+			p.want("the tunnel is given up at once", &wire.Unbind{Request: 1})
+			if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("Accept: %v", err)
+			}
+			want := 10 * time.Second
+			if finishes {
+				time.Sleep(5 * time.Second)
+				conn.Write([]byte("finished"))
+				conn.Close()
+				stream.Close()
+				want = 5*time.Second + pollTime
+			}
+			if _, err := done.wait(); (err == nil) != finishes {
+				t.Errorf("Shutdown: %v", err)
+			}
+			if took := time.Since(start); took > want+time.Second {
+				t.Errorf("Shutdown took %v, want %v", took, want)
+			}
+			p.wantGone("it leaves", time.Second)
+		})
+	}
+	if err := new(Agent).Shutdown(t.Context()); err != nil {
+		t.Errorf("Shutdown of an agent that never began: %v", err)
+	}
 }
 
 // TestGivingUp: whoever gives up waiting learns what for.

@@ -5,10 +5,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/culvertd/culvert/internal/netwatch"
 	"github.com/culvertd/culvert/internal/wire"
 	"github.com/culvertd/culvert/mux"
 )
@@ -18,23 +21,45 @@ const (
 	messageTime = 10 * time.Second // to write a message, or to read the head of a stream
 	offerTime   = 10 * time.Second // for which a visitor waits until Accept is called
 	longestStay = 10 * time.Minute // on a node that drains, whatever it says
+
+	keep          = 8 << 20          // bytes kept until the node has acknowledged them
+	longestResume = 10 * time.Minute // for which a session can be without a connection, whatever the node says
+	keepAlive     = 2 * time.Second  // of silence before a ping, and the time for its answer:
+	silence       = 3 * time.Second  // together, death is noticed in five seconds
 )
 
 // A session is our end of a stay on the node. One goroutine, loop, owns the
-// control stream's writing side and the bookkeeping of what was asked for;
-// the streams of visitors only look up whose they are.
+// control stream's writing side and the bookkeeping of what was asked for, and
+// another, keepLanes, its connections; the streams of visitors only look up
+// whose they are.
 type session struct {
 	agent     *Agent
-	transport Transport
-	id        string // for logs
+	transport Transport // of the first connection
+	id        string    // for logs
+	number    [16]byte
+	lastLane  uint64 // number of the latest that was asked for; of the one attempt at a time
+	secret    wire.Key
+	resume    time.Duration // for which the node keeps the session without a connection
+	since     time.Time
 	conn      *mux.Conn
 	control   *mux.Stream
+	news      chan netwatch.News
+	retry                   // keepLanes's, and run's before and after
+	lasted    time.Duration // how long its last connection had been good, in the end; 0 if there was none
 
 	requests uint32 // used so far; loop's
 	asked    map[*Listener]*binding
+	held     atomic.Int32     // how many of those the node has to hear of when they go; set by loop
 	draining bool             // loop's: the node takes no more
-	leave    <-chan time.Time // loop's: when to stop waiting for a node that drains
-	after    time.Duration    // loop's: the wish of a node that drains
+	deadline <-chan time.Time // loop's: when to stop waiting for a node that drains
+
+	settled  chan struct{} // closed when every listener there was has had its answer
+	drained  chan struct{} // closed when the node has said that it drains
+	after    time.Duration // its wish; to be read once drained is closed
+	released chan struct{} // closed when there is a session that takes our place
+	done     chan struct{} // closed when all has ended
+	err      error         // why; to be read once done is closed
+	cancel   context.CancelCauseFunc
 
 	mu      sync.Mutex // guards tunnels
 	tunnels map[uint32]*Listener
@@ -42,9 +67,10 @@ type session struct {
 
 // A binding is what a session knows about one of the agent's listeners.
 type binding struct {
-	request uint32    // 0 when there is none: refused for now
-	again   time.Time // when to ask again, if request is 0
-	wait    backoff
+	request  uint32    // 0 when there is none: refused for now
+	answered bool      // the node has said yes or no
+	again    time.Time // when to ask again, if request is 0
+	wait     backoff
 }
 
 // connect dials the node and is welcomed by it, or not.
@@ -68,79 +94,120 @@ func (a *Agent) greet(ctx context.Context, id [16]byte, how Transport) (*session
 	if err != nil {
 		return nil, err
 	}
-	conn := mux.Client(raw, mux.Config{})
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	s, err := a.hello(ctx, conn, id)
-	if !stop() { // ctx has ended, and conn with it
-		err = context.Cause(ctx)
-	}
+	s, err := a.hello(ctx, raw, id)
 	if err != nil {
-		conn.Close()
+		hangUp(raw)
 		return nil, err
 	}
 	s.transport = transport
+	cfg := mux.Config{KeepAlive: keepAlive, Timeout: silence}
+	if s.resume > 0 {
+		cfg.Keep, cfg.Resume = keep, s.resume
+	}
+	s.conn = mux.Client(raw, cfg)
+	if s.control, err = s.conn.Open(ctx); err != nil {
+		s.conn.Close()
+		return nil, err
+	}
 	return s, nil
 }
 
 // hello says who we are, and hears whether we may stay.
-func (a *Agent) hello(ctx context.Context, conn *mux.Conn, id [16]byte) (*session, error) {
-	control, err := conn.Open(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (a *Agent) hello(ctx context.Context, raw net.Conn, id [16]byte) (*session, error) {
 	software := a.Software
 	if software == "" {
 		software = "culvert"
 	}
-	err = wire.Write(control, &wire.Hello{
+	m, err := exchange(ctx, raw, &wire.Hello{
 		Version: wire.Version, Agent: id, Token: wire.Secret(a.Token),
 		Software: wire.Text(software, wire.MaxSoftware),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("say hello: %w", err)
+		return nil, err
 	}
-	m, err := wire.Read(control)
-	if err != nil {
-		return nil, fmt.Errorf("wait for the node's welcome: %w", err)
+	w, ok := m.(*wire.Welcome)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("the node said %T instead of welcome", m)
+	case w.Version != wire.Version:
+		return nil, refused("", wire.VersionUnsupported, fmt.Sprintf("the node chose %d, this agent speaks %d", w.Version, wire.Version), 0)
 	}
-	switch m := m.(type) {
-	case *wire.Welcome:
-		if m.Version != wire.Version {
-			return nil, refused("", wire.VersionUnsupported, fmt.Sprintf("the node chose %d, this agent speaks %d", m.Version, wire.Version), 0)
-		}
-		return &session{
-			agent: a, id: hex.EncodeToString(m.Session[:]), conn: conn, control: control,
-			asked: map[*Listener]*binding{}, tunnels: map[uint32]*Listener{},
-		}, nil
-	case *wire.Refused:
-		return nil, refused("", m.Code, m.Reason, wire.Duration(m.RetryAfter, longestWish))
-	}
-	return nil, fmt.Errorf("the node said %T instead of welcome", m)
+	return &session{
+		agent: a, id: hex.EncodeToString(w.Session[:]), number: w.Session, secret: w.Secret,
+		resume: wire.Duration(w.Resume, longestResume), since: time.Now(), news: make(chan netwatch.News, 4),
+		asked: map[*Listener]*binding{}, tunnels: map[uint32]*Listener{},
+		settled: make(chan struct{}), drained: make(chan struct{}), released: make(chan struct{}), done: make(chan struct{}),
+		cancel: func(error) {},
+	}, nil
 }
 
-// run serves the session until it ends, and returns why. Everything that it
-// started has ended then, and conn is closed.
-func (s *session) run(ctx context.Context) error {
+// exchange says the first word on a connection, and hears the node's. A no is a
+// *RefusedError.
+func exchange(ctx context.Context, raw net.Conn, m wire.Message) (answer wire.Message, err error) {
+	stop := context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) }) // unlike Close, this never waits
+	if err = wire.Write(raw, m); err != nil {
+		err = fmt.Errorf("say hello: %w", err)
+	} else if answer, err = wire.ReadFirst(raw); err != nil {
+		err = fmt.Errorf("wait for the node's answer: %w", err)
+	}
+	if !stop() {
+		return nil, context.Cause(ctx)
+	}
+	if no, ok := answer.(*wire.Refused); ok {
+		return nil, refused("", no.Code, no.Reason, wire.Duration(no.RetryAfter, longestWish))
+	}
+	return answer, err
+}
+
+// run serves the session until it ends, and says in done and err that it has,
+// and why. Everything that it started has ended then, and conn is closed.
+func (s *session) run(ctx context.Context) {
+	defer close(s.done)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	s.agent.mu.Lock()
+	s.cancel = cancel
+	s.agent.mu.Unlock()
 	messages := make(chan wire.Message)
 	var wg sync.WaitGroup
 	wg.Go(func() { cancel(s.readControl(ctx, messages)) })
 	wg.Go(func() { cancel(s.acceptStreams(ctx, &wg)) })
-	err := s.loop(ctx, messages)
-	cancel(err)
-	s.conn.Close() // both readers are parked in it; this is their wake-up call
+	wg.Go(func() { cancel(s.keepLanes(ctx)) })
+	wg.Go(func() {
+		<-ctx.Done()
+		s.conn.Close() // all others may be parked in it; this is their wake-up call
+	})
+	s.err = s.loop(ctx, messages)
+	cancel(s.err)
 	wg.Wait()
-	return err
+}
+
+// release tells a session that drains that another one has taken its place.
+func (s *session) release() {
+	select {
+	case <-s.released:
+	default:
+		close(s.released)
+	}
 }
 
 // loop owns the session: it answers the node, and sees to it that every open
 // listener of the agent is asked for.
 func (s *session) loop(ctx context.Context, messages <-chan wire.Message) error {
+	wake, unsettled := s.agent.wake, true
+	var leaving <-chan time.Time
 	for {
 		next, err := s.ask(s.agent.open())
 		if err != nil {
 			return err
+		}
+		if unsettled && s.isSettled() {
+			unsettled = false
+			close(s.settled)
+		}
+		if s.draining {
+			wake = nil // it is for the session that takes our place
+			leaving = time.After(pollTime)
 		}
 		again := time.NewTimer(next)
 		select {
@@ -148,9 +215,13 @@ func (s *session) loop(ctx context.Context, messages <-chan wire.Message) error 
 			err = context.Cause(ctx)
 		case m := <-messages:
 			err = s.handle(m)
-		case <-s.leave:
+		case <-s.deadline:
 			err = &drainError{s.after}
-		case <-s.agent.wake:
+		case <-leaving:
+			if s.mayLeave() {
+				err = &drainError{s.after}
+			}
+		case <-wake:
 		case <-again.C:
 		}
 		again.Stop()
@@ -163,13 +234,36 @@ func (s *session) loop(ctx context.Context, messages <-chan wire.Message) error 
 	}
 }
 
+// isSettled reports whether nothing that was asked for waits for an answer.
+func (s *session) isSettled() bool {
+	for _, b := range s.asked {
+		if !b.answered {
+			return false
+		}
+	}
+	return true
+}
+
+// mayLeave reports whether nobody needs this session any more: another one has
+// the tunnels, and no visitor is left.
+func (s *session) mayLeave() bool {
+	select {
+	case <-s.released:
+		return s.conn.NumStreams() <= 1 // the control stream
+	default:
+		return false
+	}
+}
+
 // ask binds the listeners that have no tunnel here, and lets go of tunnels that
 // have no listener. It returns when it wants to be called again.
 func (s *session) ask(open []*Listener) (next time.Duration, err error) {
 	next = time.Hour
 	if s.draining {
+		s.held.Store(0)
 		return next, nil
 	}
+	defer func() { s.held.Store(int32(len(s.asked))) }()
 	wanted := make(map[*Listener]bool, len(open))
 	for _, l := range open {
 		wanted[l] = true
@@ -238,8 +332,9 @@ func (s *session) handle(m wire.Message) error {
 			return nil
 		}
 		s.draining, s.after = true, wire.Duration(m.RetryAfter, longestWish)
-		s.leave = time.After(wire.Duration(m.Deadline, longestStay) + messageTime)
+		s.deadline = time.After(wire.Duration(m.Deadline, longestStay) + messageTime)
 		s.agent.emit(Event{Kind: EventDraining, Server: s.agent.Server})
+		close(s.drained)
 	default:
 		return fmt.Errorf("the node said %T", m)
 	}
@@ -252,7 +347,8 @@ func (s *session) bound(l *Listener, m *wire.Bound) error {
 	if err := l.bound(m.Name, m.URL); err != nil {
 		return fmt.Errorf("bind %q: %w", l.Name(), err)
 	}
-	s.asked[l].wait = backoff{}
+	b := s.asked[l]
+	b.answered, b.wait = true, backoff{}
 	s.agent.emit(Event{Kind: EventReady, Name: m.Name, URL: m.URL})
 	return nil
 }
@@ -261,7 +357,10 @@ func (s *session) bound(l *Listener, m *wire.Bound) error {
 // again if not.
 func (s *session) lose(l *Listener, b *binding, err *RefusedError) {
 	s.set(b.request, nil)
-	b.request = 0
+	b.request, b.answered = 0, true
+	if s.draining {
+		return // the name is the next session's affair
+	}
 	if err.Final {
 		delete(s.asked, l)
 		if l.end(err) {
@@ -275,7 +374,7 @@ func (s *session) lose(l *Listener, b *binding, err *RefusedError) {
 }
 
 func (s *session) send(m wire.Message) error {
-	s.control.SetWriteDeadline(time.Now().Add(messageTime))
+	s.control.SetWriteDeadline(time.Now().Add(s.resume + messageTime))
 	return wire.Write(s.control, m)
 }
 
@@ -315,7 +414,7 @@ func (s *session) meet(ctx context.Context, stream *mux.Stream) {
 			s.agent.logger().Error("stream panicked", "session", s.id, "err", v, "stack", string(debug.Stack()))
 		}
 	}()
-	stream.SetReadDeadline(time.Now().Add(messageTime))
+	stream.SetReadDeadline(time.Now().Add(s.resume + messageTime))
 	m, err := wire.Read(stream)
 	visit, ok := m.(*wire.Visit)
 	if err != nil || !ok {

@@ -97,6 +97,17 @@ func (n *node) accept() {
 			if secure.Handshake() != nil {
 				return
 			}
+			m, err := wire.ReadFirst(secure)
+			hello, ok := m.(*wire.Hello)
+			if err != nil || !ok {
+				return
+			}
+			if hello.Token != "cvt_good" {
+				wire.Write(secure, &wire.Refused{Code: wire.Unauthorized})
+				io.Copy(io.Discard, secure)
+				return
+			}
+			wire.Write(secure, &wire.Welcome{Version: 1, Session: [16]byte{1}, Domain: "node.test"})
 			conn := mux.Server(secure, mux.Config{})
 			defer conn.Close()
 			n.mu.Lock()
@@ -118,12 +129,6 @@ func (n *node) serve(conn *mux.Conn) {
 			return
 		}
 		switch m := m.(type) {
-		case *wire.Hello:
-			if m.Token != "cvt_good" {
-				wire.Write(control, &wire.Refused{Code: wire.Unauthorized})
-				continue
-			}
-			wire.Write(control, &wire.Welcome{Version: 1, Session: [16]byte{1}, Domain: "node.test"})
 		case *wire.Bind:
 			n.bind(conn, control, m)
 		}

@@ -120,8 +120,8 @@ func bubble(t *testing.T, test func(f *fixture)) {
 		test(f)
 		f.Close()
 		f.serving.Wait()
-		if left := f.Sessions(); len(left) > 0 || len(f.strangers) > 0 || len(f.present) > 0 || len(f.tunnels) > 0 {
-			t.Errorf("left behind: %v, %d strangers, %d present, %d tunnels", left, len(f.strangers), len(f.present), len(f.tunnels))
+		if left := f.Sessions(); len(left) > 0 || len(f.strangers) > 0 || f.present > 0 || len(f.sessions) > 0 || len(f.tunnels) > 0 {
+			t.Errorf("left behind: %v, %d strangers, %d present, %d tunnels", left, len(f.strangers), f.present, len(f.tunnels))
 		}
 	})
 }
@@ -133,24 +133,23 @@ func (f *fixture) dial() (*memnet.Conn, *agentPeer) {
 	return ours, &agentPeer{f: f, raw: ours}
 }
 
-// An agentPeer is the agent's end of a session.
+// An agentPeer is the agent's end of a session, or of a conn that may become
+// one.
 type agentPeer struct {
 	f       *fixture
 	raw     *memnet.Conn
-	conn    *mux.Conn
-	control *mux.Stream
+	conn    *mux.Conn   // nil before the welcome
+	control *mux.Stream // the same
+	welcome wire.Welcome
+	token   wire.Secret
+	lane    uint64 // number of the latest
 }
 
 // hello is a stranger who has said hello.
 func (f *fixture) hello(h *wire.Hello) *agentPeer {
 	f.Helper()
-	raw, p := f.dial()
-	p.conn = mux.Client(raw, mux.Config{})
-	control, err := p.conn.Open(f.Context())
-	if err != nil {
-		f.Fatal(err)
-	}
-	p.control = control
+	_, p := f.dial()
+	p.token = h.Token
 	p.say(h)
 	return p
 }
@@ -159,27 +158,68 @@ func (f *fixture) hello(h *wire.Hello) *agentPeer {
 func (f *fixture) join(token string, id byte) *agentPeer {
 	f.Helper()
 	p := f.hello(&wire.Hello{Version: 1, Agent: [16]byte{id}, Token: wire.Secret(token), Software: "test/1"})
-	if m, ok := p.read().(*wire.Welcome); !ok || m.Version != 1 || m.Session == [16]byte{} || m.Domain != "node.test" {
-		f.Fatalf("the node said %+v, want welcome", m)
-	}
+	p.welcomed()
 	return p
+}
+
+// welcomed hears the node's welcome, and begins the mux.
+func (p *agentPeer) welcomed() {
+	p.f.Helper()
+	m, ok := p.read().(*wire.Welcome)
+	if !ok || m.Version != 1 || m.Session == [16]byte{} || m.Domain != "node.test" || m.Secret == (wire.Key{}) {
+		p.f.Fatalf("the node said %+v, want welcome", m)
+	}
+	p.welcome = *m
+	cfg := mux.Config{KeepAlive: 2 * time.Second, Timeout: 3 * time.Second}
+	if cfg.Resume = wire.Duration(m.Resume, time.Hour); cfg.Resume > 0 {
+		cfg.Keep = 8 << 20
+	}
+	p.conn = mux.Client(p.raw, cfg)
+	p.open()
+	synctest.Wait() // the node has heard it
+}
+
+// open opens the control stream.
+func (p *agentPeer) open() {
+	control, err := p.conn.Open(p.f.Context())
+	if err != nil {
+		p.f.Fatal(err)
+	}
+	p.control = control
+}
+
+// talk is where the next message is: before the welcome there is no mux.
+func (p *agentPeer) talk() net.Conn {
+	if p.conn == nil {
+		return p.raw
+	}
+	return p.control
 }
 
 func (p *agentPeer) say(m wire.Message) {
 	p.f.Helper()
-	if err := wire.Write(p.control, m); err != nil {
+	if err := wire.Write(p.talk(), m); err != nil {
 		p.f.Fatalf("say %+v: %v", m, err)
 	}
 }
 
 func (p *agentPeer) read() wire.Message {
 	p.f.Helper()
-	p.control.SetReadDeadline(time.Now().Add(time.Minute))
-	m, err := wire.Read(p.control)
+	p.talk().SetReadDeadline(time.Now().Add(time.Minute))
+	m, err := wire.Read(p.talk())
 	if err != nil {
 		p.f.Fatalf("read: %v", err)
 	}
+	p.talk().SetReadDeadline(time.Time{})
 	return m
+}
+
+// goes is an agent that leaves in order.
+func (p *agentPeer) goes() {
+	if p.conn != nil {
+		p.conn.Close()
+	}
+	p.raw.Close()
 }
 
 func (p *agentPeer) want(why string, want wire.Message) {
@@ -207,9 +247,11 @@ func (p *agentPeer) wantRefused(why string, request uint32, code wire.Code) *wir
 func (p *agentPeer) wantGone(why string, most time.Duration) {
 	p.f.Helper()
 	start := time.Now()
-	select {
-	case <-p.conn.Done():
-	case <-time.After(time.Hour):
+	if p.conn == nil {
+		io.Copy(io.Discard, p.raw)
+		p.raw.Close()
+	} else {
+		<-p.conn.Done()
 	}
 	if waited := time.Since(start); waited > most {
 		p.f.Errorf("%s: the node hung up after %v, want %v at most", why, waited, most)
@@ -238,11 +280,11 @@ func (p *agentPeer) accept() (*mux.Stream, wire.Visit) {
 	return stream, *v
 }
 
-var stranger = netip.MustParseAddrPort("192.0.2.7:1234")
+var visitorAddr = netip.MustParseAddrPort("192.0.2.7:1234")
 
 // visit opens a stream as the edge does.
 func (f *fixture) visit(label string) (net.Conn, error) {
-	return f.router.Open(f.Context(), router.Visit{Host: label + ".node.test", ID: "v1", Remote: stranger})
+	return f.router.Open(f.Context(), router.Visit{Host: label + ".node.test", ID: "v1", Remote: visitorAddr})
 }
 
 // mustVisit opens a stream and takes it at the agent.
@@ -253,7 +295,7 @@ func (f *fixture) mustVisit(label string, p *agentPeer) (net.Conn, *mux.Stream) 
 		f.Fatalf("visit %s: %v", label, err)
 	}
 	stream, v := p.accept()
-	if v.ID != "v1" || v.Remote != stranger {
+	if v.ID != "v1" || v.Remote != visitorAddr {
 		f.Errorf("the agent was told %+v", v)
 	}
 	return conn, stream

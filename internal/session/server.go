@@ -2,8 +2,10 @@
 // that proves a token, gives it the tunnels it may have, and opens streams to
 // it until it leaves.
 //
-// A [Server] takes conns from whoever met them; each stays in ServeAgent until
-// its session has ended. [Server.Shutdown] stops it: no new sessions, a word to
+// A [Server] takes conns from whoever met them. One begins a session, and stays
+// in ServeAgent until that has ended; another joins a session as a lane, and
+// stays until the lane has. A session may live without lanes for a while: it is
+// resuming then, and its streams wait. [Server.Shutdown] stops it: no new sessions, a word to
 // every agent, time for visitors in flight, and the cut; [Server.Close] is only
 // the cut. The package does not listen, does not know what a visitor wants, and
 // does not decide who may have which name.
@@ -14,8 +16,7 @@ import (
 	"context"
 	"encoding/hex"
 	"log/slog"
-	"net"
-	"net/netip"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -59,9 +60,20 @@ type Server struct {
 	Software string
 
 	// Mux tunes the connections. Zero fields mean the defaults of that
-	// package, but for MaxStreams: an agent opens one stream, so that zero
-	// means the least there is.
+	// package, but for MaxStreams, KeepAlive and Timeout: an agent opens one
+	// stream, so that zero means the least there is, and a path that has
+	// fallen silent is to be noticed within five seconds, so that zero means
+	// 2 and 3 of them. Keep and Resume are those below.
 	Mux mux.Config
+
+	// Resume is how long a session is kept when it has lost its last lane, for
+	// its agent to come back. Zero means 30 seconds; negative means not at
+	// all.
+	Resume time.Duration
+
+	// Keep is how many bytes a session keeps until the agent has acknowledged
+	// them, to send them again over another lane. Zero means 8 MiB.
+	Keep int
 
 	// MaxTunnels is how many tunnels a session may hold. Zero means 64.
 	MaxTunnels int
@@ -78,9 +90,10 @@ type Server struct {
 
 	mu        sync.Mutex // guards the fields below
 	stopping  bool
-	strangers []*session            // not welcomed yet, the oldest first
-	present   map[*session]struct{} // every conn in ServeAgent
-	agents    map[agent]*session    // those that were welcomed
+	strangers []*stranger           // who have not proved anything yet, the oldest first
+	present   int                   // conns in ServeAgent
+	sessions  map[[16]byte]*session // that were welcomed and live, by id
+	agents    map[agent]*session    // the latest of each
 	tunnels   map[string]*tunnel    // by name: its latest holder here
 	empty     chan struct{}         // closed when stopping and nobody is present
 }
@@ -96,9 +109,17 @@ func (s *Server) maxTunnels() int   { return cmp.Or(s.MaxTunnels, 64) }
 func (s *Server) maxSessions() int  { return cmp.Or(s.MaxSessions, 10_000) }
 func (s *Server) maxStrangers() int { return cmp.Or(s.MaxStrangers, 512) }
 
+func (s *Server) resume() time.Duration { return max(0, cmp.Or(s.Resume, 30*time.Second)) }
+
 func (s *Server) muxConfig() mux.Config {
 	cfg := s.Mux
 	cfg.MaxStreams = cmp.Or(cfg.MaxStreams, 1)
+	cfg.KeepAlive = cmp.Or(cfg.KeepAlive, 2*time.Second)
+	cfg.Timeout = cmp.Or(cfg.Timeout, 3*time.Second)
+	cfg.Keep, cfg.Resume = 0, s.resume()
+	if cfg.Resume > 0 {
+		cfg.Keep = cmp.Or(s.Keep, 8<<20)
+	}
 	return cfg
 }
 
@@ -117,120 +138,6 @@ func (s *Server) publicURL(name string) string {
 }
 
 func (s *Server) host(name string) string { return name + "." + s.Domain }
-
-// ServeAgent takes c over, closes it, and returns when the session on it has
-// ended: when the agent left, or was refused, or ctx ended.
-func (s *Server) ServeAgent(ctx context.Context, c net.Conn) {
-	defer c.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	x := &session{
-		server: s, remote: c.RemoteAddr().String(), since: time.Now(), cancel: cancel,
-		source: sourceOf(c.RemoteAddr()),
-		out:    make(chan wire.Message, 16+2*s.maxTunnels()), ending: make(chan struct{}),
-		tunnels: map[uint32]*tunnel{}, visitors: map[*visitor]struct{}{},
-	}
-	if !s.enter(x) {
-		return
-	}
-	defer s.leave(x)
-	x.conn = mux.Server(c, s.muxConfig())
-	defer x.conn.Close()
-	x.guard(func() { x.serve(ctx) })
-}
-
-// enter takes a place for a stranger. When there is none left, somebody else
-// makes room, so that nobody can keep the others out by coming often. enter
-// reports false if nobody is admitted any more.
-func (s *Server) enter(x *session) bool {
-	loser, ok := s.place(x)
-	if loser != nil {
-		loser.cancel() // its own ServeAgent closes the conn, which may take time
-	}
-	return ok
-}
-
-func (s *Server) place(x *session) (loser *session, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.present == nil {
-		s.present = map[*session]struct{}{}
-		s.agents = map[agent]*session{}
-		s.tunnels = map[string]*tunnel{}
-		s.empty = make(chan struct{})
-	}
-	if s.stopping {
-		return nil, false
-	}
-	s.present[x] = struct{}{}
-	s.strangers = append(s.strangers, x)
-	if len(s.strangers) > s.maxStrangers() {
-		loser = s.evictLocked()
-	}
-	return loser, true
-}
-
-// evictLocked takes the place of the oldest stranger of the source with the
-// most. Those who have a token prove it within a few round trips, and are
-// seldom the oldest.
-func (s *Server) evictLocked() *session {
-	count, most := map[netip.Prefix]int{}, 0
-	for _, x := range s.strangers {
-		count[x.source]++
-		most = max(most, count[x.source])
-	}
-	i := slices.IndexFunc(s.strangers, func(x *session) bool { return count[x.source] == most })
-	loser := s.strangers[i]
-	s.strangers = slices.Delete(s.strangers, i, i+1)
-	return loser
-}
-
-// sourceOf is what one stranger can be told from another by: an IPv4 address,
-// or the 64 bits of an IPv6 address that somebody had to give to it. All other
-// kinds of address are one source.
-func sourceOf(a net.Addr) netip.Prefix {
-	ap, _ := netip.ParseAddrPort(a.String())
-	ip := ap.Addr().Unmap()
-	p, _ := ip.Prefix(min(ip.BitLen(), 64)) // without a zone
-	return p
-}
-
-// welcome makes a stranger a session. A session that the same agent has left
-// behind, on a connection whose end we have not noticed yet, is returned to be
-// ended.
-func (s *Server) welcome(x *session) (older *session, refused *wire.Refused) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	older = s.agents[x.agent]
-	place := slices.Index(s.strangers, x)
-	switch {
-	case s.stopping:
-		return nil, &wire.Refused{Code: wire.ShuttingDown}
-	case place < 0: // it had to make room, and is being hung up on
-		return nil, &wire.Refused{Code: wire.Internal, RetryAfter: wire.Milliseconds(time.Second)}
-	case older == nil && len(s.agents) >= s.maxSessions():
-		return nil, &wire.Refused{Code: wire.Internal, Reason: "the node is full", RetryAfter: wire.Milliseconds(10 * time.Second)}
-	}
-	s.strangers = slices.Delete(s.strangers, place, place+1)
-	s.agents[x.agent] = x
-	return older, nil
-}
-
-// leave forgets x, which has ended.
-func (s *Server) leave(x *session) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.present, x)
-	if i := slices.Index(s.strangers, x); i >= 0 {
-		s.strangers = slices.Delete(s.strangers, i, i+1)
-	}
-	if s.agents[x.agent] == x { // and not its successor
-		delete(s.agents, x.agent)
-	}
-	if s.stopping && len(s.present) == 0 {
-		close(s.empty)
-	}
-}
 
 // hold makes t the holder of its name here, unless a later one is already. The
 // one of the two that has lost is returned.
@@ -268,18 +175,30 @@ type Info struct {
 	Agent    string        `json:"agent"` // the same in all sessions of one run of an agent
 	Owner    string        `json:"owner"`
 	TokenID  string        `json:"token_id"`
-	Remote   string        `json:"remote"`
+	Remote   string        `json:"remote"` // of the latest lane
 	Software string        `json:"software"`
 	Since    time.Time     `json:"since"`
-	RTT      time.Duration `json:"rtt"`     // 0 before the first measurement
-	Tunnels  []string      `json:"tunnels"` // names, sorted
-	Streams  int           `json:"streams"` // open for visitors
+	State    State         `json:"state"`
+	Lanes    int           `json:"lanes"`         // connections that carry it
+	Lost     time.Time     `json:"lost,omitzero"` // since when it has none, if it is resuming
+	RTT      time.Duration `json:"rtt"`           // 0 before the first measurement
+	Tunnels  []string      `json:"tunnels"`       // names, sorted
+	Streams  int           `json:"streams"`       // open for visitors
 }
+
+// A State says whether a session can carry visitors just now.
+type State string
+
+const (
+	Connected State = "connected"
+	Resuming  State = "resuming" // it has no lane; its streams wait until the agent is back, or is given up
+	Draining  State = "draining" // the agent was told to leave
+)
 
 // Sessions returns the sessions there are, oldest first.
 func (s *Server) Sessions() []Info {
 	var all []Info
-	for _, x := range s.welcomedSessions() {
+	for _, x := range s.latest() {
 		all = append(all, x.info())
 	}
 	slices.SortFunc(all, func(a, b Info) int {
@@ -291,7 +210,7 @@ func (s *Server) Sessions() []Info {
 // Kick ends the session with that id, and reports whether there was one. The
 // agent will be back; to keep it away, revoke its token.
 func (s *Server) Kick(id string) bool {
-	for _, x := range s.welcomedSessions() {
+	for _, x := range s.latest() {
 		if x.name() == id {
 			x.end(&wire.Refused{
 				Code: wire.ShuttingDown, Reason: "the operator ended the session",
@@ -306,25 +225,22 @@ func (s *Server) Kick(id string) bool {
 // DropToken ends the sessions of a token that was revoked, with the streams of
 // their visitors.
 func (s *Server) DropToken(id string) {
-	for _, x := range s.welcomedSessions() {
+	for _, x := range s.latest() {
 		if x.grant.TokenID == id {
 			x.end(&wire.Refused{Code: wire.Revoked, Reason: "the token was revoked"})
 		}
 	}
 }
 
-func (s *Server) welcomedSessions() []*session {
+// latest returns the sessions that no later one of the same agent has replaced.
+func (s *Server) latest() []*session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := make([]*session, 0, len(s.agents))
-	for _, x := range s.agents {
-		all = append(all, x)
-	}
-	return all
+	return slices.Collect(maps.Values(s.agents))
 }
 
-// Shutdown admits nobody any more, tells every agent, and waits until their
-// visitors have finished. When ctx ends first, it cuts what is left and returns
+// Shutdown begins no session any more, tells every agent, and waits until their
+// visitors have finished; meanwhile a session that loses its lanes may resume. When ctx ends first, it cuts what is left and returns
 // the cause of ctx. ServeAgent has returned everywhere when Shutdown does.
 func (s *Server) Shutdown(ctx context.Context) error {
 	left := 24 * time.Hour
@@ -332,7 +248,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		left = time.Until(deadline)
 	}
 	empty := s.stop()
-	for _, x := range s.welcomedSessions() {
+	for _, x := range s.latest() {
 		x.drain(left)
 	}
 	select {
@@ -349,27 +265,27 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() error {
 	empty := s.stop()
 	s.mu.Lock()
-	present := make([]*session, 0, len(s.present))
-	for x := range s.present {
-		present = append(present, x)
-	}
+	strangers, sessions := slices.Clone(s.strangers), slices.Collect(maps.Values(s.sessions))
 	s.mu.Unlock()
 
-	for _, x := range present {
-		x.end(nil)
+	for _, g := range strangers {
+		g.cancel()
+	}
+	for _, x := range sessions {
+		x.end(nil) // and with it its lanes
 	}
 	<-empty
 	return nil
 }
 
-// stop admits nobody any more.
+// stop begins no session any more.
 func (s *Server) stop() (empty <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.empty == nil {
 		s.empty = make(chan struct{})
 	}
-	if !s.stopping && len(s.present) == 0 {
+	if !s.stopping && s.present == 0 {
 		close(s.empty)
 	}
 	s.stopping = true

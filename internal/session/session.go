@@ -3,10 +3,11 @@ package session
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"net/netip"
+	"io"
+	"log/slog"
+	"net"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -20,8 +21,8 @@ import (
 )
 
 const (
-	helloTime = 10 * time.Second       // from the first byte of mux to the end of hello
-	writeTime = 10 * time.Second       // for one message to an agent
+	helloTime = 10 * time.Second       // from the first byte of a stranger to the end of what he is told
+	writeTime = 10 * time.Second       // for one message to an agent that is there
 	claimTime = 10 * time.Second       // for the store to answer
 	partTime  = 500 * time.Millisecond // for an agent to hang up after our last words
 	checkTime = time.Second            // between two looks at whether a token is still good
@@ -31,62 +32,113 @@ const (
 // the agent says; a writing one sends what anybody has to say to it, and ends
 // the session.
 type session struct {
-	server *Server
-	remote string
-	source netip.Prefix // of remote; see sourceOf
-	since  time.Time
-	conn   *mux.Conn
-	out    chan wire.Message // to the agent; one that leaves it full is hung up on
-
-	// From hello on, these stay as they are.
+	server   *Server
+	since    time.Time
 	id       [16]byte
+	secret   wire.Key // proves its further lanes
 	agent    agent
 	software string
 	grant    auth.Grant
-	control  *mux.Stream
+	out      chan wire.Message // to the agent; one that leaves it full is hung up on
+
+	conn    *mux.Conn     // set before begun is closed
+	control *mux.Stream   // the same
+	begun   chan struct{} // closed when the agent has opened the control stream
 
 	ending chan struct{}      // closed by end
 	cancel context.CancelFunc // of the context of ServeAgent
 
 	mu       sync.Mutex // guards the fields below
-	admitted bool       // hello was heard and believed
 	ended    bool
+	lost     bool          // it ended without a goodbye of either side: the agent is expected back
 	last     *wire.Refused // what to say before hanging up; nil for nothing
 	draining bool
 	tunnels  map[uint32]*tunnel // by the agent's request
 	visitors map[*visitor]struct{}
+	ways
 }
 
-// name is how logs and operators call the session; empty before its welcome.
-func (x *session) name() string {
-	if x.id == [16]byte{} {
-		return ""
-	}
-	return hexID(x.id)
-}
+// name is how logs and operators call the session.
+func (x *session) name() string { return hexID(x.id) }
 
-// serve is the whole stay. When it returns, nothing that it started is left,
-// and the router knows nothing of the session any more.
-func (x *session) serve(ctx context.Context) {
+// serve is the whole stay, which begins on c. When it returns, nothing that it
+// started is left, and the router knows nothing of the session any more.
+func (x *session) serve(ctx context.Context, c net.Conn) {
 	defer context.AfterFunc(ctx, func() { x.end(nil) })()
-	if err := x.admit(ctx); err != nil {
-		x.server.log().Debug("agent refused", "peer", x.remote, "software", x.software, "err", err)
-		x.end(nil) // it may have been welcomed, and then lost
+	log := x.log()
+	if err := x.begin(ctx, c); err != nil {
+		log.Debug("session did not begin", "err", err)
+		x.end(nil)
 		<-x.ending
 		return
 	}
-	log := x.server.log().With("session", x.name(), "agent", hexID(x.agent.id), "owner", x.agent.owner)
-	log.Info("session began", "peer", x.remote, "software", x.software)
+	log.Info("session began", "peer", c.RemoteAddr().String(), "software", x.software)
 
 	var wg sync.WaitGroup
-	wg.Go(func() { x.guard(x.write) })
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	wg.Go(func() {
+		defer stop() // wakes up read, if it waits for the store
+		x.guard(x.write)
+	})
 	wg.Go(func() { x.guard(x.refuseStreams) })
+	wg.Go(func() { x.guard(x.watchLanes) })
 	var err error
-	x.guard(func() { err = x.read(ctx) })
-	x.end(nil)
+	x.guard(func() { err = x.read(reading) })
+	if x.saidGoodbye(err) {
+		x.end(nil)
+	} else {
+		x.lose()
+	}
 	<-x.ending // by whomever: the tunnels have been given back
 	wg.Wait()
 	log.Info("session ended", "lasted", time.Since(x.since).Round(time.Millisecond), "err", err)
+}
+
+func (x *session) log() *slog.Logger {
+	return x.server.log().With("session", x.name(), "agent", hexID(x.agent.id), "owner", x.agent.owner)
+}
+
+// begin welcomes the agent on c, makes a mux of it, and waits for the control
+// stream. From the welcome on c belongs to the mux.
+func (x *session) begin(ctx context.Context, c net.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, helloTime)
+	defer cancel()
+	err := tell(ctx, c, &wire.Welcome{
+		Version: wire.Version, Session: x.id, Domain: x.server.Domain, Software: cmp.Or(x.server.Software, "culvertd"),
+		Secret: x.secret, Resume: wire.Milliseconds(x.server.resume()),
+	})
+	if err != nil {
+		return err
+	}
+	conn := mux.Server(c, x.server.muxConfig())
+	control, err := conn.Accept(ctx)
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	x.conn, x.control = conn, control
+	x.mu.Lock()
+	ended := x.ended // meanwhile, by somebody who saw no conn to close
+	if !ended {
+		close(x.begun)
+	}
+	x.mu.Unlock()
+	if ended {
+		conn.Close()
+		return errors.New("it was ended")
+	}
+	return nil
+}
+
+// saidGoodbye reports whether the agent, whose last word was followed by err,
+// has left in order, or broken the rules; if not, it was lost on the way.
+func (x *session) saidGoodbye(err error) bool {
+	ended := x.conn.Err()
+	if e, ok := errors.AsType[*mux.ConnError](ended); ok && e.Remote && e.Code == mux.CodeNone {
+		return true
+	}
+	return err == io.EOF || ended == nil
 }
 
 // guard runs a part of the session. A panic in it costs this agent its session,
@@ -96,67 +148,12 @@ func (x *session) guard(part func()) {
 		if v := recover(); v != nil {
 			x.server.log().Error("session panicked", "session", x.name(), "err", v, "stack", string(debug.Stack()))
 			x.end(nil)
-			x.conn.Close()
+			if x.hasBegun() {
+				x.conn.Close()
+			}
 		}
 	}()
 	part()
-}
-
-// admit hears who the agent is, and welcomes it or not, within helloTime.
-func (x *session) admit(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, helloTime)
-	defer cancel()
-	control, err := x.conn.Accept(ctx)
-	if err != nil {
-		return err
-	}
-	x.control = control
-	defer context.AfterFunc(ctx, func() { x.conn.Close() })()
-
-	m, err := wire.Read(control)
-	if err != nil {
-		return fmt.Errorf("read hello: %w", err)
-	}
-	hello, ok := m.(*wire.Hello)
-	if !ok || hello.Agent == [16]byte{} {
-		return fmt.Errorf("the agent began with %T", m)
-	}
-	x.software = hello.Software
-	grant, why := x.identify(hello)
-	if why == nil {
-		x.grant, x.agent = grant, agent{grant.Owner, hello.Agent}
-		rand.Read(x.id[:])
-		x.mu.Lock()
-		x.admitted = true
-		x.mu.Unlock()
-		var older *session
-		if older, why = x.server.welcome(x); older != nil {
-			older.end(&wire.Refused{Code: wire.Replaced, Reason: "the same agent came back"})
-		}
-	}
-	if why != nil {
-		x.say(why)
-		x.part()
-		return errors.New(why.Code.String())
-	}
-	return x.say(&wire.Welcome{
-		Version: wire.Version, Session: x.id, Domain: x.server.Domain, Software: cmp.Or(x.server.Software, "culvertd"),
-	})
-}
-
-func (x *session) identify(hello *wire.Hello) (auth.Grant, *wire.Refused) {
-	if hello.Version < wire.Version {
-		return auth.Grant{}, &wire.Refused{Code: wire.VersionUnsupported, Reason: fmt.Sprintf("this node speaks version %d", wire.Version)}
-	}
-	grant, err := x.server.Auth.Authenticate(string(hello.Token))
-	switch {
-	case err == nil:
-		return grant, nil
-	case errors.Is(err, auth.ErrUnauthorized):
-		return grant, &wire.Refused{Code: wire.Unauthorized, Reason: "the node does not know this token, or no longer"}
-	}
-	x.server.log().Warn("token not checked", "peer", x.remote, "err", err)
-	return grant, &wire.Refused{Code: wire.Internal, RetryAfter: wire.Milliseconds(5 * time.Second)}
 }
 
 // read handles what the agent says, until it says no more.
@@ -325,8 +322,7 @@ func (x *session) refuseStreams() {
 // write sends what there is to say, looks after the token, and ends the
 // session when it is time.
 func (x *session) write() {
-	defer x.cancel()     // wakes up read, if it waits for the store
-	defer x.conn.Close() // wakes up read, and refuseStreams
+	defer x.conn.Close() // wakes up read, and the others
 	check := time.NewTicker(checkTime)
 	defer check.Stop()
 	for {
@@ -378,16 +374,20 @@ func (x *session) part() {
 	}
 }
 
+// say says m. While the session is resuming it waits, and so does whoever has
+// more to say; when the session is ending, not for long.
 func (x *session) say(m wire.Message) error {
-	limit := writeTime
+	x.control.SetWriteDeadline(time.Now().Add(x.server.resume() + writeTime))
 	select {
 	case <-x.ending:
-		limit = partTime
+		x.hurry()
 	default:
 	}
-	x.control.SetWriteDeadline(time.Now().Add(limit))
 	return wire.Write(x.control, m)
 }
+
+// hurry bounds what is being said, and what will be.
+func (x *session) hurry() { x.control.SetWriteDeadline(time.Now().Add(partTime)) }
 
 // send queues m. It never waits: an agent that does not read what it is told
 // is hung up on.
@@ -401,14 +401,20 @@ func (x *session) send(m wire.Message) {
 
 // end ends the session soon, with last words if there are any. Visitors are
 // sent elsewhere and their streams cut at once. Only the first call counts.
-func (x *session) end(last *wire.Refused) {
+func (x *session) end(last *wire.Refused) { x.finish(last, false) }
+
+// lose ends a session whose agent has gone without a word, and was given the
+// time to come back.
+func (x *session) lose() { x.finish(nil, true) }
+
+func (x *session) finish(last *wire.Refused, lost bool) {
 	x.mu.Lock()
 	if x.ended {
 		x.mu.Unlock()
 		return
 	}
-	x.ended, x.last = true, last
-	admitted := x.admitted
+	x.ended, x.last, x.lost = true, last, lost
+	begun := x.hasBegun()
 	var tunnels []*tunnel
 	for _, t := range x.tunnels {
 		tunnels = append(tunnels, t)
@@ -427,7 +433,9 @@ func (x *session) end(last *wire.Refused) {
 		v.Abort()
 	}
 	close(x.ending)
-	if !admitted { // there is nobody yet who would say last words
+	if begun {
+		x.hurry()
+	} else { // there is nobody yet who would say last words
 		x.cancel()
 	}
 }
@@ -446,18 +454,37 @@ func (x *session) drain(left time.Duration) {
 	}
 }
 
+// hasBegun reports whether the agent has opened the control stream.
+func (x *session) hasBegun() bool {
+	select {
+	case <-x.begun:
+		return true
+	default:
+		return false
+	}
+}
+
 func (x *session) info() Info {
-	rtt := x.conn.RTT()
+	i := Info{
+		ID: x.name(), Agent: hexID(x.agent.id), Owner: x.agent.owner, TokenID: x.grant.TokenID,
+		Software: x.software, Since: x.since, State: Connected, Lanes: 1,
+	}
+	if x.hasBegun() {
+		i.RTT, i.Lanes = x.conn.RTT(), len(x.conn.Lanes())
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	names := make([]string, 0, len(x.tunnels))
+	i.Remote, i.Streams = x.remote, len(x.visitors)
+	switch {
+	case i.Lanes == 0:
+		i.State, i.Lost = Resuming, x.adrift
+	case x.draining:
+		i.State = Draining
+	}
+	i.Tunnels = make([]string, 0, len(x.tunnels))
 	for _, t := range x.tunnels {
-		names = append(names, t.name)
+		i.Tunnels = append(i.Tunnels, t.name)
 	}
-	slices.Sort(names)
-	return Info{
-		ID: x.name(), Agent: hexID(x.agent.id), Owner: x.agent.owner, TokenID: x.grant.TokenID,
-		Remote: x.remote, Software: x.software, Since: x.since, RTT: rtt,
-		Tunnels: names, Streams: len(x.visitors),
-	}
+	slices.Sort(i.Tunnels)
+	return i
 }

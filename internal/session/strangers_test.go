@@ -11,7 +11,6 @@ import (
 
 	"github.com/culvertd/culvert/internal/memnet"
 	"github.com/culvertd/culvert/internal/wire"
-	"github.com/culvertd/culvert/mux"
 )
 
 // A connFrom came from an address of the test's choice.
@@ -46,16 +45,9 @@ func TestCrowd(t *testing.T) {
 			late := f.dialFrom("198.51.100.8:1")
 
 			for id, raw := range []*memnet.Conn{honest, late} {
-				p := &agentPeer{f: f, raw: raw, conn: mux.Client(raw, mux.Config{})}
-				control, err := p.conn.Open(f.Context())
-				if err != nil {
-					f.Fatalf("%s: an agent was kept out: %v", why, err)
-				}
-				p.control = control
+				p := &agentPeer{f: f, raw: raw}
 				p.say(&wire.Hello{Version: 1, Agent: [16]byte{byte(id + 1)}, Token: "ann-1"})
-				if m, ok := p.read().(*wire.Welcome); !ok {
-					f.Fatalf("%s: the node said %+v, want welcome", why, m)
-				}
+				p.welcomed()
 			}
 			if n := len(f.strangers); n != 6 {
 				f.Errorf("%s: %d of the crowd are left, want 6", why, n)

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -44,6 +46,10 @@ visitors an error, and the tunnel nothing.`
 	return cmd
 }
 
+// grace is how long visitors in flight may take to finish when we are asked to
+// stop. Whoever asks twice does not wait.
+const grace = 10 * time.Second
+
 // http is all of "culvert http". It goes in by the front door: whatever it can
 // do, an importer of the package can do as well.
 func (c *cli) http(ctx context.Context, tunnel culvert.Tunnel, service culvert.Service) error {
@@ -51,7 +57,8 @@ func (c *cli) http(ctx context.Context, tunnel culvert.Tunnel, service culvert.S
 	if err != nil {
 		return err
 	}
-	agent.OnEvent = (&teller{cli: c, target: service.Target, host: tunnel.HostHeader}).tell
+	teller := &teller{cli: c, target: service.Target, host: tunnel.HostHeader}
+	agent.OnEvent = teller.tell
 	defer agent.Close()
 
 	ln, err := agent.Listen(ctx, tunnel)
@@ -59,10 +66,30 @@ func (c *cli) http(ctx context.Context, tunnel culvert.Tunnel, service culvert.S
 		if !c.json {
 			fmt.Fprintln(c.out, ln.URL())
 		}
-		err = culvert.Forward(ctx, ln, service)
+		err = forward(ctx, agent, ln, service, teller)
 	}
 	if ctx.Err() != nil { // we were asked to stop
 		return nil
+	}
+	return err
+}
+
+// forward serves ln until it ends. When ctx does, the tunnel is given up at
+// once, and visitors in flight have a little more time.
+func forward(ctx context.Context, agent *culvert.Agent, ln net.Listener, service culvert.Service, teller *teller) error {
+	visits, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	left := make(chan struct{})
+	stay := context.AfterFunc(ctx, func() {
+		defer close(left)
+		defer time.AfterFunc(time.Second, teller.waiting).Stop()
+		ctx, cancel := context.WithTimeout(visits, grace)
+		defer cancel()
+		agent.Shutdown(ctx)
+	})
+	err := culvert.Forward(visits, ln, service)
+	if !stay() {
+		<-left // what Forward has passed on may still be on its way
 	}
 	return err
 }

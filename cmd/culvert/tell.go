@@ -44,6 +44,14 @@ func (t *teller) tell(e culvert.Event) {
 		if e.Retry > 0 { // or else it is the end, and will be said as such
 			t.say(fmt.Sprintf("%v; trying again", e.Err), e.Err)
 		}
+	case culvert.EventResuming:
+		t.say(fmt.Sprintf("%v; visitors wait while it is dialled again", e.Err), e.Err)
+	case culvert.EventResumed:
+		t.say(fmt.Sprintf("connected again after %v; nothing was lost", e.Took.Round(100*time.Millisecond)), nil)
+	case culvert.EventNetworkChanged:
+		t.say("the network has changed", nil)
+	case culvert.EventWoke:
+		t.say("the machine was asleep", nil)
 	case culvert.EventRefused:
 		t.say(fmt.Sprintf("%v; asking again", e.Err), e.Err)
 	case culvert.EventServiceFailed:
@@ -55,7 +63,16 @@ func (t *teller) tell(e culvert.Event) {
 			fmt.Fprintf(t.cli.err, "hint: %s\n", printable(fmt.Sprintf("%v; %s", e.Err, t.hostHint(e.Err))))
 		}
 	case culvert.EventDraining:
-		t.say("the node is about to restart; coming back then", nil)
+		t.say("the node asks to leave; moving on, visitors in flight may finish", nil)
+	}
+}
+
+// waiting says why it takes so long to stop.
+func (t *teller) waiting() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.cli.json {
+		t.say("visitors in flight may finish; interrupt again to stop at once", nil)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvertd/culvert/internal/admin"
+	"github.com/culvertd/culvert/internal/session"
 )
 
 // ask gives a command that speaks with the running node.
@@ -146,13 +147,13 @@ func (c *cli) nameCommand() *cobra.Command {
 func (c *cli) sessionCommand() *cobra.Command {
 	list := c.list("list", "List the agents that are here", func(ctx context.Context, node *admin.Client) (any, []string, error) {
 		sessions, err := node.Sessions(ctx)
-		table := []string{row("ID", "OWNER", "TUNNELS", "FROM", "SINCE", "RTT", "STREAMS")}
+		table := []string{row("ID", "OWNER", "TUNNELS", "FROM", "SINCE", "RTT", "STREAMS", "LANES", "STATE")}
 		for _, s := range sessions {
 			rtt := ""
 			if s.RTT > 0 {
 				rtt = s.RTT.Round(100 * time.Microsecond).String()
 			}
-			table = append(table, row(s.ID, s.Owner, strings.Join(s.Tunnels, ","), s.Remote, day(s.Since), rtt, fmt.Sprint(s.Streams)))
+			table = append(table, row(s.ID, s.Owner, strings.Join(s.Tunnels, ","), s.Remote, day(s.Since), rtt, fmt.Sprint(s.Streams), fmt.Sprint(s.Lanes), state(s)))
 		}
 		return sessions, table, err
 	})
@@ -161,6 +162,14 @@ func (c *cli) sessionCommand() *cobra.Command {
 			return node.KickSession(ctx, args[0])
 		})
 	return group("session", "Which agents are here", list, kick)
+}
+
+// state says how a session is, and for how long it has been lost if it is.
+func state(s session.Info) string {
+	if s.Lost.IsZero() {
+		return string(s.State)
+	}
+	return fmt.Sprintf("%s for %v", s.State, time.Since(s.Lost).Round(time.Second))
 }
 
 func (c *cli) statusCommand() *cobra.Command {

@@ -4,13 +4,16 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"math"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/culvertd/culvert/internal/netwatch"
 	"github.com/culvertd/culvert/internal/wire"
 	"github.com/culvertd/culvert/mux"
 )
@@ -54,6 +57,71 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("after a stable session: %v", w)
 		}
 	}
+}
+
+// TestHerd: 200 agents of a node that is away for ten minutes. They do not come
+// as one, and they are all back soon after it is.
+func TestHerd(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const agents = 200
+		type dial struct {
+			agent int
+			at    time.Duration
+		}
+		var mu sync.Mutex // guards the variables below
+		var dials []dial
+		begun, up := time.Now(), false
+		back := map[int]time.Duration{}
+		for i := range agents {
+			a := &Agent{Server: "node.test", Token: "cvt_test", watch: func(ctx context.Context, _ func(netwatch.News)) { <-ctx.Done() }}
+			a.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				at := time.Since(begun)
+				dials = append(dials, dial{i, at})
+				if _, ok := back[i]; !ok && up {
+					back[i] = at
+				}
+				return nil, errors.New("connection refused")
+			}
+			defer a.Close()
+			listening(t.Context(), a, Tunnel{})
+		}
+		time.Sleep(10 * time.Minute)
+		mu.Lock()
+		up = true
+		last := map[int]time.Duration{}
+		var waits []float64 // of those who have failed often, as parts of the longest
+		second := map[int]int{}
+		for _, d := range dials {
+			if before, ok := last[d.agent]; ok && before > 5*time.Minute {
+				waits = append(waits, float64(d.at-before)/float64(maxWait))
+			}
+			last[d.agent] = d.at
+			second[int(d.at/time.Second)]++
+		}
+		mu.Unlock()
+		slices.Sort(waits)
+		far := 0.0 // Kolmogorov-Smirnov; beyond 1.95/√n it is chance in one of 1000, and waits of the end of a window are cut
+		for i, w := range waits {
+			far = max(far, math.Abs(float64(i)/float64(len(waits))-w))
+		}
+		if most := 1.95/math.Sqrt(float64(len(waits))) + 0.05; far > most {
+			t.Errorf("the distance of %d waits from uniform is %.3f, want %.3f at most", len(waits), far, most)
+		}
+		for s, n := range second {
+			if s > 120 && n > 40 { // 13 is the mean
+				t.Errorf("%d agents came in second %d", n, s)
+			}
+		}
+
+		time.Sleep(maxWait)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(back) < agents*95/100 {
+			t.Errorf("%d of %d were back in %v", len(back), agents, maxWait)
+		}
+	})
 }
 
 // TestComingBack: a node that is away is dialled after waits within the law,

@@ -31,6 +31,7 @@ type site struct {
 	cert  tls.Certificate
 	ln    *memnet.Listener
 
+	cut    chan struct{}  // open while the path is silent, for new connections too; nil if it never was
 	wg     sync.WaitGroup // what up has started
 	echoes sync.WaitGroup // ends with the agents
 
@@ -113,8 +114,35 @@ func (s *site) lose() {
 	s.conns = nil
 }
 
+// silence makes the path swallow everything for d: what there is for good, as
+// nobody can know whether it comes back, and new connections until then.
+func (s *site) silence(d time.Duration) {
+	s.mu.Lock()
+	for _, c := range s.conns {
+		c.Silence()
+	}
+	s.conns, s.cut = nil, make(chan struct{})
+	cut := s.cut
+	s.mu.Unlock()
+	time.AfterFunc(d, func() { close(cut) })
+}
+
+func (s *site) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	s.mu.Lock()
+	cut := s.cut
+	s.mu.Unlock()
+	if cut != nil {
+		select {
+		case <-cut:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	return s.net.Dial(ctx, network, addr)
+}
+
 func (s *site) agent(token string) *culvert.Agent {
-	return &culvert.Agent{Server: "node.test", Token: token, RootCAs: s.roots, Dial: s.net.Dial}
+	return &culvert.Agent{Server: "node.test", Token: token, RootCAs: s.roots, Dial: s.dial}
 }
 
 // echo serves ln until it ends.
@@ -317,4 +345,106 @@ func TestAgentDrained(t *testing.T) {
 		s.restart()
 		s.asks("blog")
 	})
+}
+
+// TestFaults: while much is under way in both directions, the path breaks in
+// every way that it can. All bytes arrive, once, and neither side sees an error;
+// both have noticed within five seconds.
+func TestFaults(t *testing.T) {
+	const size = 6 << 20 // takes six seconds, without faults
+	for name, fault := range map[string]func(s *site){
+		"silent for 8 s": func(s *site) { s.silence(8 * time.Second) },
+		"reset":          func(s *site) { s.lose() },
+		"reset, and away for 20 s": func(s *site) {
+			s.silence(20 * time.Second)
+			s.lose()
+		},
+		"reset again and again": func(s *site) {
+			for range 10 {
+				s.lose()
+				time.Sleep(700 * time.Millisecond)
+			}
+		},
+	} {
+		live(t, func(s *site) {
+			s.net.Link = memnet.Link{Delay: 20 * time.Millisecond, Rate: 1 << 20}
+			a := s.agent("ann-1")
+			defer a.Close()
+			var mu sync.Mutex // guards noticed
+			var noticed time.Time
+			a.OnEvent = func(e culvert.Event) {
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case e.Kind == culvert.EventResuming && noticed.IsZero():
+					noticed = time.Now()
+				case e.Kind == culvert.EventDisconnected:
+					s.Errorf("%s: the session was lost: %v", name, e.Err)
+				}
+			}
+			ln, err := a.Listen(s.Context(), culvert.Tunnel{Name: "blog"})
+			if err != nil {
+				s.Fatal(err)
+			}
+			down, up := make([]byte, size), make([]byte, size)
+			rand.Read(down)
+			rand.Read(up)
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				c, err := ln.Accept()
+				if err != nil {
+					s.Error(err)
+					return
+				}
+				defer c.Close()
+				wg.Go(func() {
+					if _, err := c.Write(down); err != nil {
+						s.Errorf("%s: the service wrote: %v", name, err)
+					}
+					c.(interface{ CloseWrite() error }).CloseWrite()
+				})
+				if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, up) {
+					s.Errorf("%s: the service read %d bytes, %v", name, len(got), err)
+				}
+			})
+			conn, err := s.visit("blog")
+			if err != nil {
+				s.Fatal(err)
+			}
+			defer conn.Close()
+			wg.Go(func() {
+				if _, err := conn.Write(up); err != nil {
+					s.Errorf("%s: the visitor wrote: %v", name, err)
+				}
+				conn.(interface{ CloseWrite() error }).CloseWrite()
+			})
+			wg.Go(func() {
+				if got, err := io.ReadAll(conn); err != nil || !bytes.Equal(got, down) {
+					s.Errorf("%s: the visitor read %d bytes, %v", name, len(got), err)
+				}
+			})
+			time.Sleep(2 * time.Second)
+			x, began := s.only(), time.Now()
+			wg.Go(func() { fault(s) })
+			for !x.isAdrift() && time.Since(began) < 10*time.Second {
+				time.Sleep(10 * time.Millisecond)
+			}
+			if took := time.Since(began); took > 5*time.Second {
+				s.Errorf("%s: the node noticed after %v", name, took)
+			}
+			wg.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if took := noticed.Sub(began); noticed.IsZero() || took > 5*time.Second {
+				s.Errorf("%s: the agent noticed after %v", name, took)
+			}
+		})
+	}
+}
+
+// isAdrift reports whether the session is, or has been, without a lane.
+func (x *session) isAdrift() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return !x.adrift.IsZero() || x.number > 1 // one lane more may be for bulk
 }

@@ -19,11 +19,15 @@ import (
 const (
 	pollTime    = 50 * time.Millisecond // between two looks at whether the streams have ended
 	closest     = time.Second           // between two attempts, when news makes the wait shorter
+	patience    = 3 * time.Second       // with an attempt under way, when the network has changed since
 	maxDraining = 4                     // sessions that nodes want to be rid of, and that have visitors
 )
 
 // errTooMany ends a session that drains when others wait behind it.
 var errTooMany = errors.New("too many sessions are draining")
+
+// errAnew ends an attempt in favour of another one.
+var errAnew = errors.New("the network is not what it was")
 
 // An Agent holds tunnels on one node, in one session, which outlives the
 // connections that carry it: streams in flight wait while the agent dials
@@ -70,10 +74,10 @@ type Agent struct {
 	watch func(context.Context, func(netwatch.News)) // for tests; nil means this machine
 	addrs func() ([]net.Addr, error)                 // for tests; nil means those of this machine
 
-	wake     chan struct{} // something changed in listeners; cap 1, made by start
-	news     chan struct{} // something changed around us, for run; cap 1, made by start
-	welcomed chan struct{} // closed by the first session; made by start
-	done     chan struct{} // closed when run has ended; made by start
+	wake     chan struct{}      // something changed in listeners; cap 1, made by start
+	news     chan netwatch.News // for run; cap 4, made by start
+	welcomed chan struct{}      // closed by the first session; made by start
+	done     chan struct{}      // closed when run has ended; made by start
 
 	mu        sync.Mutex // guards the fields below
 	cancel    context.CancelCauseFunc
@@ -205,7 +209,7 @@ func (a *Agent) start(l *Listener) error {
 		a.nudge()
 		return nil
 	}
-	a.wake, a.news = make(chan struct{}, 1), make(chan struct{}, 1)
+	a.wake, a.news = make(chan struct{}, 1), make(chan netwatch.News, 4)
 	a.welcomed, a.done = make(chan struct{}), make(chan struct{})
 	ctx, cancel := context.WithCancelCause(context.Background())
 	a.cancel = cancel
@@ -240,8 +244,8 @@ func (a *Agent) run(ctx context.Context) {
 		}
 		hint := retryAfter(err)
 		pause := r.wait.next(lasted, hint)
-		if unknown(err) {
-			pause = 0 // the node is there, and has told us what to do
+		if unknown(err) || errors.Is(err, errAnew) {
+			pause = 0 // there is no reason to wait
 		}
 		a.setLast(err)
 		if _, draining := errors.AsType[*drainError](err); !draining { // it has not ended yet, and EventDraining said so
@@ -262,7 +266,7 @@ type retry struct {
 // the node had been there without a break.
 func (a *Agent) stay(ctx context.Context, wg *sync.WaitGroup, id [16]byte, r *retry) (lasted time.Duration, err error) {
 	a.emit(Event{Kind: EventConnecting, Server: a.Server})
-	s, err := a.connect(ctx, id, &r.road)
+	s, err := a.connectAnew(ctx, id, &r.road)
 	if err != nil {
 		return 0, err
 	}
@@ -292,6 +296,36 @@ func (a *Agent) stay(ctx context.Context, wg *sync.WaitGroup, id [16]byte, r *re
 			return s.lasted, s.err
 		}
 	}
+}
+
+// connectAnew is connect, but an attempt that began before the machine slept, or
+// long before the network changed, is ended by that.
+func (a *Agent) connectAnew(ctx context.Context, id [16]byte, road *road) (*session, error) {
+	for len(a.news) > 0 {
+		<-a.news
+	}
+	began := time.Now()
+	ctx, cancel := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel(nil)
+	wg.Go(func() {
+		for {
+			select {
+			case n := <-a.news:
+				if n == netwatch.Woke || time.Since(began) >= patience {
+					cancel(errAnew)
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	s, err := a.connect(ctx, id, road)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return s, err
 }
 
 // enter notes that s lives, and returns those before it, which are draining. If
@@ -337,7 +371,7 @@ func (a *Agent) watchWorld(ctx context.Context) {
 			}
 		}
 		select {
-		case a.news <- struct{}{}:
+		case a.news <- n:
 		default:
 		}
 	})
@@ -346,9 +380,8 @@ func (a *Agent) watchWorld(ctx context.Context) {
 // rest waits for d. When something has changed around us there is no point in
 // waiting for longer than least.
 func (a *Agent) rest(ctx context.Context, d, least time.Duration) {
-	select {
-	case <-a.news: // of the time before
-	default:
+	for len(a.news) > 0 {
+		<-a.news // of the time before
 	}
 	late := time.NewTimer(d)
 	defer late.Stop()

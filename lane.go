@@ -118,11 +118,27 @@ func (k *keeper) lost() {
 func (k *keeper) reason() error {
 	for _, l := range slices.Backward(k.lanes) {
 		if err := l.Err(); err != nil {
-			return fmt.Errorf("connection lost: %w", err)
+			return &lostError{err}
 		}
 	}
-	return errors.New("connection lost")
+	return &lostError{errors.New("closed")}
 }
+
+// A lostError is the end of a connection that a session outlives.
+type lostError struct{ err error }
+
+func (e *lostError) Error() string {
+	cause := e.err
+	if inner := errors.Unwrap(cause); inner != nil {
+		cause = inner // what the network said, without what the mux adds
+	}
+	if errors.Is(e.err, mux.ErrPeerSilent) {
+		return "connection lost: nothing is heard from the node"
+	}
+	return "connection lost: " + cause.Error()
+}
+
+func (e *lostError) Unwrap() error { return e.err }
 
 func (k *keeper) emit(e Event) {
 	e.Server, e.Session = k.agent.Server, k.id
@@ -214,6 +230,8 @@ func (k *keeper) heard(ctx context.Context, n netwatch.News) {
 	if n == netwatch.Moved && k.leaveGone() {
 		k.emit(Event{Kind: EventNetworkChanged})
 		atOnce = true
+	} else if n == netwatch.Moved && k.attempt != nil && time.Since(k.began) < patience {
+		atOnce = false // or a network that changes all the time would let no attempt finish
 	}
 	probe := wokeTime
 	if n == netwatch.Moved {

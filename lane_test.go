@@ -491,3 +491,37 @@ func TestCloseWhileLost(t *testing.T) {
 		})
 	}
 }
+
+// TestAttemptOfAnotherNetwork: an attempt that began before the machine slept
+// does not hold up the next one.
+func TestAttemptOfAnotherNetwork(t *testing.T) {
+	for _, resumable := range []bool{true, false} {
+		bubble(t, func(t *testing.T) {
+			n := newNode(t)
+			defer n.ln.Close()
+			a, w := n.watched()
+			defer a.Close()
+			p, _ := n.resumable(a)
+			p.raw.Break()
+			q := n.asked(1)
+			if !resumable {
+				q.say(&wire.Refused{Code: wire.SessionUnknown})
+				q = n.next()
+			}
+			q.raw.Silence()
+			time.Sleep(1500 * time.Millisecond)
+			w.says(netwatch.Moved) // it may still be good
+			dials := len(n.dialled())
+			w.says(netwatch.Woke)
+			woke := time.Now()
+			n.next()
+			if took := time.Since(woke); took > 0 {
+				t.Errorf("it dialled after %v, want at once", took)
+			}
+			if more := len(n.dialled()) - dials; more != 1 {
+				t.Errorf("it dialled %d times, want once", more)
+			}
+			p.conn.Close()
+		})
+	}
+}

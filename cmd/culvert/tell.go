@@ -47,7 +47,7 @@ func (t *teller) tell(e culvert.Event) {
 	case culvert.EventResuming:
 		t.say(fmt.Sprintf("%v; visitors wait while it is dialled again", e.Err), e.Err)
 	case culvert.EventResumed:
-		t.say(fmt.Sprintf("connected again after %v; nothing was lost", e.Took.Round(100*time.Millisecond)), nil)
+		t.say(fmt.Sprintf("connected again after %v; nothing was lost", e.Took.Round(10*time.Millisecond)), nil)
 	case culvert.EventNetworkChanged:
 		t.say("the network has changed", nil)
 	case culvert.EventWoke:

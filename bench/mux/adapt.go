@@ -51,6 +51,50 @@ func ours(side func(net.Conn, mux.Config) *mux.Conn, cfg mux.Config) func(net.Co
 	}
 }
 
+// lanesOver gives a session to which lanes are added when it wants them.
+func lanesOver(k link) (p pair, err error) {
+	a, b, err := k.pipe()
+	if err != nil {
+		return p, err
+	}
+	left, right, err := handshake(a, b)
+	if err != nil {
+		return p, err
+	}
+	c, s := mux.Client(left, keeping), mux.Server(right, keeping)
+	p.client = session{
+		open:   func() (stream, error) { return c.Open(context.Background()) },
+		accept: func() (stream, error) { return c.Accept(context.Background()) },
+		close:  func() { c.Close() },
+	}
+	p.server = session{
+		open:   func() (stream, error) { return s.Open(context.Background()) },
+		accept: func() (stream, error) { return s.Accept(context.Background()) },
+		close:  func() { s.Close() },
+	}
+	go func() {
+		for n := uint64(1); ; n++ {
+			select {
+			case <-c.WantLane():
+			case <-c.Done():
+				return
+			}
+			if len(c.Lanes()) > 1 {
+				continue
+			}
+			a, b, err := k.pipe()
+			if err != nil {
+				return
+			}
+			if left, right, err := handshake(a, b); err == nil {
+				c.Join(left, n)
+				s.Join(right, n)
+			}
+		}
+	}()
+	return p, nil
+}
+
 // hidden shows side a conn that does not say that a socket is under it.
 func hidden(side func(net.Conn) (session, error)) func(net.Conn) (session, error) {
 	return func(conn net.Conn) (session, error) { return side(struct{ net.Conn }{conn}) }

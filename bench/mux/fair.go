@@ -27,10 +27,11 @@ func (b *bench) fair(ctx context.Context) error {
 	over := func(libraries []library) func(context.Context, link) error {
 		return func(ctx context.Context, k link) error { return b.fairOver(ctx, k, libraries) }
 	}
-	if err := over(muxes)(ctx, narrow); err != nil {
+	withLanes := slices.Insert(slices.Clone(muxes), 1, lanes)
+	if err := over(withLanes)(ctx, narrow); err != nil {
 		return err
 	}
-	tuned := slices.Insert(slices.Clone(muxes), 1, longQueue)
+	tuned := slices.Insert(withLanes, 1, longQueue)
 	for _, loss := range []float64{0, 0.01} {
 		if err := b.overWAN(ctx, loss, over(tuned)); err != nil {
 			return err

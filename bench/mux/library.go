@@ -34,6 +34,7 @@ type library struct {
 	server func(net.Conn) (session, error)
 	single bool // has only one stream
 	quic   bool // brings its own transport; client and server are nil
+	lanes  bool // opens further lanes when it wants them; client and server are nil
 }
 
 // window is what the rows that say so allow a stream, where a library does not
@@ -66,6 +67,9 @@ var (
 		server: hidden(muxes[0].server),
 	}
 
+	// lanes is the first of muxes as an agent and a node use it.
+	lanes = library{name: "culvert/mux with lanes", lanes: true}
+
 	everything = slices.Concat([]library{bareTLS}, muxes, []library{quicGo})
 )
 
@@ -79,6 +83,9 @@ type pair struct {
 func (l library) over(k link) (p pair, err error) {
 	if l.quic {
 		return quicOver(k)
+	}
+	if l.lanes {
+		return lanesOver(k)
 	}
 	a, b, err := k.pipe()
 	if err != nil {

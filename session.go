@@ -22,10 +22,10 @@ const (
 	offerTime   = 10 * time.Second // for which a visitor waits until Accept is called
 	longestStay = 10 * time.Minute // on a node that drains, whatever it says
 
-	keep          = 8 << 20          // bytes kept until the node has acknowledged them
-	longestResume = 10 * time.Minute // for which a session can be without a connection, whatever the node says
-	keepAlive     = 2 * time.Second  // of silence before a ping, and the time for its answer:
-	silence       = 3 * time.Second  // together, death is noticed in five seconds
+	keep          = 8 << 20                 // bytes kept until the node has acknowledged them
+	longestResume = 10 * time.Minute        // for which a session can be without a connection, whatever the node says
+	keepAlive     = 1500 * time.Millisecond // of silence before a ping, and the time for its answer:
+	silence       = 3 * time.Second         // together, death is noticed in five seconds
 )
 
 // A session is our end of a stay on the node. One goroutine, loop, owns the

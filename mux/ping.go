@@ -95,7 +95,7 @@ func (c *Conn) Probe(d time.Duration) {
 		l.probe = time.AfterFunc(d, func() {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			if time.Duration(l.heard.Load()) <= since {
+			if heard := time.Duration(l.heard.Load()); heard < since || heard == since && l.pinging {
 				l.loseLocked(silence(d))
 			}
 		})

@@ -17,8 +17,8 @@ const segment = 4 << 10
 // ErrBroken is what both ends of a conn see after Break.
 var ErrBroken = errors.New("memnet: connection reset")
 
-// A Conn is one end of a connection: a net.Conn with CloseWrite, Break and
-// Silence. Whoever holds it closes it. Its methods may be called at once from
+// A Conn is one end of a connection: a net.Conn with CloseWrite, Break,
+// Silence and Pause. Whoever holds it closes it. Its methods may be called at once from
 // many goroutines.
 type Conn struct {
 	in, out       *half
@@ -59,6 +59,13 @@ func (c *Conn) Silence() {
 	c.out.silence()
 }
 
+// Pause makes the link hold everything back for d, both ways, and then go on: a
+// road under water, or a machine that has no time for us.
+func (c *Conn) Pause(d time.Duration) {
+	c.in.pause(d)
+	c.out.pause(d)
+}
+
 func (c *Conn) LocalAddr() net.Addr  { return Addr(c.local) }
 func (c *Conn) RemoteAddr() net.Addr { return Addr(c.remote) }
 
@@ -96,7 +103,8 @@ type half struct {
 	end           error     // what the reader gets when the pieces are read
 	writeErr      error
 	silent        bool
-	deaf          bool // nobody reads any more
+	paused        time.Time // until then nothing arrives
+	deaf          bool      // nobody reads any more
 	readDeadline  deadline
 	writeDeadline deadline
 	readAlarm     *time.Timer // for the next moment at which there is something to read
@@ -183,6 +191,8 @@ func (h *half) read(p []byte) (int, error) {
 		case h.deaf:
 			return 0, net.ErrClosed
 		case h.silent:
+		case h.paused.After(time.Now()):
+			wakeAt(&h.readAlarm, h.paused, h.wakeReaders)
 		case len(h.pieces) > 0 && !h.pieces[0].due.After(time.Now()):
 			h.departLocked()
 			n := copy(p, h.pieces[0].data)
@@ -305,6 +315,13 @@ func (h *half) fail(err error) {
 	defer h.mu.Unlock()
 	h.pieces, h.leaving, h.waiting = nil, 0, 0
 	h.end, h.writeErr = err, err
+	h.wakeLocked()
+}
+
+func (h *half) pause(d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.paused = time.Now().Add(d)
 	h.wakeLocked()
 }
 

@@ -72,13 +72,18 @@ func (n *Net) Listen(addr string) (*Listener, error) {
 // Dial connects to the listener at addr. The signature is that of
 // [net.Dialer.DialContext].
 func (n *Net) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	return n.DialOver(ctx, n.Link, addr)
+}
+
+// DialOver is Dial over a link of one's own.
+func (n *Net) DialOver(ctx context.Context, link Link, addr string) (net.Conn, error) {
 	n.mu.Lock()
 	l := n.listeners[addr]
 	n.mu.Unlock()
 	if l == nil {
 		return nil, fmt.Errorf("dial %s: connection refused", addr)
 	}
-	ours, theirs := n.Link.Pipe()
+	ours, theirs := link.Pipe()
 	ours.remote, theirs.local = addr, addr
 	select {
 	case l.backlog <- theirs:

@@ -63,7 +63,7 @@ type Server struct {
 	// package, but for MaxStreams, KeepAlive and Timeout: an agent opens one
 	// stream, so that zero means the least there is, and a path that has
 	// fallen silent is to be noticed within five seconds, so that zero means
-	// 2 and 3 of them. Keep and Resume are those below.
+	// 1.5 and 3 of them. Keep and Resume are those below.
 	Mux mux.Config
 
 	// Resume is how long a session is kept when it has lost its last lane, for
@@ -114,7 +114,7 @@ func (s *Server) resume() time.Duration { return max(0, cmp.Or(s.Resume, 30*time
 func (s *Server) muxConfig() mux.Config {
 	cfg := s.Mux
 	cfg.MaxStreams = cmp.Or(cfg.MaxStreams, 1)
-	cfg.KeepAlive = cmp.Or(cfg.KeepAlive, 2*time.Second)
+	cfg.KeepAlive = cmp.Or(cfg.KeepAlive, 1500*time.Millisecond)
 	cfg.Timeout = cmp.Or(cfg.Timeout, 3*time.Second)
 	cfg.Keep, cfg.Resume = 0, s.resume()
 	if cfg.Resume > 0 {

@@ -7,9 +7,11 @@ import (
 	"io"
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/culvertd/culvert/internal/router"
 	"pgregory.net/rapid"
@@ -137,33 +139,70 @@ func TestOpenerErrorsPass(t *testing.T) {
 }
 
 // TestModel checks a Router against a model small enough to be right: the
-// holder of a host is whoever was added last, until exactly that stay leaves.
+// holders of a host are whoever was added last and those who have joined since,
+// each until exactly that stay ends; and a visitor waits if there are some, or
+// the last of them was lost.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		hosts := rapid.SampledFrom([]string{"a", "b", "c"})
-		owned := map[string]bool{"a": true}
+		owned := map[string]bool{"a": true, "b": true}
 		r := router.Router{Owned: func(host string) bool { return owned[host] }}
+		begun := rapid.Bool().Draw(t, "just begun")
+		if begun {
+			r.Began = time.Now()
+		}
+		over, cancel := context.WithCancel(context.Background())
+		cancel() // so that who would wait says so at once
 
 		type held struct {
 			epoch uint64
 			by    *opener
+			away  bool
+		}
+		type host struct {
+			holders     []*held
+			ended, lost bool // how the last of them ended
 		}
 		var last uint64
 		var given []router.Route // every stay there ever was
-		model := map[string]held{}
-
-		t.Repeat(map[string]func(*rapid.T){
-			"add": func(t *rapid.T) {
+		model := map[string]*host{"a": {}, "b": {}, "c": {}}
+		find := func(host string, epoch uint64) (int, *held) {
+			for i, h := range model[host].holders {
+				if h.epoch == epoch {
+					return i, h
+				}
+			}
+			return 0, nil
+		}
+		here := func(host string) (n int) {
+			for _, h := range model[host].holders {
+				if !h.away {
+					n++
+				}
+			}
+			return n
+		}
+		begin := func(how func(string, router.Opener, router.Options) uint64, keep bool) func(t *rapid.T) {
+			return func(t *rapid.T) {
 				host, o := hosts.Draw(t, "host"), new(opener)
-				epoch := r.Add(host, o, router.Options{})
+				epoch := how(host, o, router.Options{})
 				if epoch <= last {
 					t.Fatalf("epoch %d after %d; epochs only grow", epoch, last)
 				}
 				last = epoch
 				given = append(given, router.Route{Host: host, Epoch: epoch})
-				model[host] = held{epoch, o}
-			},
-			"remove, perhaps late": func(t *rapid.T) {
+				m := model[host]
+				if !keep {
+					m.holders = nil
+				}
+				m.holders = append(m.holders, &held{epoch: epoch, by: o})
+				m.ended, m.lost = false, false
+			}
+		}
+		// late does something about a stay that may be over by now, or never
+		// have been one of that host.
+		late := func(how func(string, uint64), then func(m *host, i int, h *held)) func(t *rapid.T) {
+			return func(t *rapid.T) {
 				if len(given) == 0 {
 					t.Skip("nobody was here yet")
 				}
@@ -172,38 +211,80 @@ func TestModel(t *testing.T) {
 				if rapid.IntRange(0, 9).Draw(t, "other host") == 0 {
 					host = hosts.Draw(t, "host")
 				}
-				r.Remove(host, stay.Epoch)
-				if model[host].epoch == stay.Epoch {
-					delete(model, host)
+				how(host, stay.Epoch)
+				if i, h := find(host, stay.Epoch); h != nil {
+					then(model[host], i, h)
 				}
-			},
+			}
+		}
+		end := func(lost bool) func(m *host, i int, h *held) {
+			return func(m *host, i int, _ *held) {
+				m.holders = slices.Delete(m.holders, i, i+1)
+				m.ended, m.lost = true, lost
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"add":                  begin(r.Add, false),
+			"join":                 begin(r.Join, true),
+			"remove, perhaps late": late(r.Remove, end(false)),
+			"lose, perhaps late":   late(r.Lose, end(true)),
+			"away, perhaps late":   late(r.Away, func(_ *host, _ int, h *held) { h.away = true }),
+			"back, perhaps late":   late(r.Back, func(_ *host, _ int, h *held) { h.away = false }),
 			"open, perhaps late": func(t *rapid.T) {
 				v := router.Visit{Host: hosts.Draw(t, "host")}
 				if len(given) > 0 && rapid.Bool().Draw(t, "with epoch") {
 					v.Epoch = rapid.SampledFrom(given).Draw(t, "stay").Epoch
 				}
 				c, err := r.Open(context.Background(), v)
-				h, ok := model[v.Host]
+				m := model[v.Host]
+				_, h := find(v.Host, v.Epoch)
 				switch {
-				case !ok && owned[v.Host]:
+				case len(m.holders) == 0 && owned[v.Host]:
 					expect(t, err, router.ErrOffline)
-				case !ok:
+				case len(m.holders) == 0:
 					expect(t, err, router.ErrNoTunnel)
-				case v.Epoch != 0 && v.Epoch != h.epoch:
+				case v.Epoch != 0 && h == nil:
 					expect(t, err, router.ErrMoved)
-				case err != nil || c.(*conn).by != h.by:
-					t.Fatalf("got %v, %v; want a stream of the current holder", c, err)
-				case h.by.seen.Epoch != h.epoch:
-					t.Fatalf("holder was told epoch %d; want %d", h.by.seen.Epoch, h.epoch)
+				case v.Epoch != 0 && h.away, here(v.Host) == 0:
+					expect(t, err, router.ErrOffline)
+				case err != nil:
+					t.Fatalf("got %v; want a stream", err)
+				default:
+					by := c.(*conn).by
+					_, got := find(v.Host, by.seen.Epoch)
+					if got == nil || got.by != by || got.away || h != nil && got != h {
+						t.Fatalf("got a stream of epoch %d; want one of a holder that is here", by.seen.Epoch)
+					}
 				}
 			},
 			"": func(t *rapid.T) {
-				for _, host := range []string{"a", "b", "c"} {
+				for host, m := range model {
 					route, err := r.Lookup(host)
-					if h, ok := model[host]; ok && (err != nil || route.Epoch != h.epoch) {
-						t.Fatalf("lookup %s: got %+v, %v; want epoch %d", host, route, err, h.epoch)
-					} else if !ok && err == nil {
+					_, h := find(host, route.Epoch)
+					switch {
+					case here(host) > 0 && (err != nil || h == nil || h.away):
+						t.Fatalf("lookup %s: got %+v, %v; want a holder that is here", host, route, err)
+					case here(host) == 0 && err == nil:
 						t.Fatalf("lookup %s: got %+v; nobody holds it", host, route)
+					}
+					if r.Holds(host) != (len(m.holders) > 0) {
+						t.Fatalf("holds %s: got %v", host, r.Holds(host))
+					}
+					route, err = r.Await(over, host, new(router.Wait))
+					_, h = find(host, route.Epoch)
+					switch {
+					case here(host) > 0:
+						if err != nil || h == nil || h.away {
+							t.Fatalf("await %s: got %+v, %v; want a holder that is here", host, route, err)
+						}
+					case len(m.holders) > 0:
+						expect(t, err, context.Canceled)
+					case !owned[host]:
+						expect(t, err, router.ErrNoTunnel)
+					case m.lost, begun && !m.ended:
+						expect(t, err, context.Canceled)
+					default:
+						expect(t, err, router.ErrOffline)
 					}
 				}
 			},
@@ -226,9 +307,15 @@ func TestTogether(t *testing.T) {
 		wg.Go(func() {
 			for range 200 {
 				epoch := r.Add("blog", new(lone), router.Options{})
+				second := r.Join("blog", new(lone), router.Options{})
 				r.Open(t.Context(), router.Visit{Host: "blog", Epoch: epoch})
 				r.Lookup(fmt.Sprint("host", i))
+				r.Away("blog", epoch)
+				r.Open(t.Context(), router.Visit{Host: "blog"})
+				r.Back("blog", epoch)
 				r.Remove("blog", epoch)
+				r.Await(t.Context(), "blog", new(router.Wait))
+				r.Lose("blog", second)
 			}
 		})
 	}

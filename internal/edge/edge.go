@@ -64,6 +64,10 @@ type Visitors interface {
 	// [router.ErrNoTunnel] or [router.ErrOffline].
 	Lookup(host string) (router.Route, error)
 
+	// Await is a Lookup that waits where a stay is expected, for as long as is
+	// right and no longer than ctx lasts.
+	Await(ctx context.Context, host string, w *router.Wait) (router.Route, error)
+
 	router.Opener
 }
 

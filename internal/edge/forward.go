@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	maxMoves   = 3  // how often a request follows a host that changes hands
+	maxMoves   = 3  // how often a request that was not seen is taken elsewhere
 	maxInterim = 32 // 1xx answers to one request
 )
 
@@ -43,43 +43,85 @@ func (d *door) forward(v *visit) {
 	}
 }
 
-// carry returns nil when the visitor has the whole answer. It follows a host
-// that changes hands, and asks once more when a stream that was used before
-// turns out to have ended: nothing has been sent in the first case, and the
-// second is only for requests that may be repeated.
+// An outcome is what became of a request whose carrying has ended.
+type outcome uint8
+
+const (
+	ended  outcome = iota // there is an answer, or there will be none
+	unseen                // nothing of it has reached the service
+	unsure                // nobody knows, and it may be repeated
+)
+
+// carry returns nil when the visitor has the whole answer. It waits for an
+// agent that is away, and follows a host that changes hands, as long as the
+// service has seen nothing of the request. If nobody knows whether it has,
+// because a kept stream turns out to have ended, or the agent was lost, only a
+// request that may be repeated is asked again, and that once.
 func (d *door) carry(v *visit) error {
 	body, whole := v.visitor.whole()
 	// Who does not say how much he will send has a conversation, perhaps, which
 	// may take its time.
 	v.watch.sized.Store(v.req.Length > 0)
 	introduced := false
-	fresh := false
+	repeated := false
 	for moves := 0; ; {
-		route, err := d.edge.Visitors.Lookup(v.host)
-		if err != nil {
+		if err := d.find(v); err != nil {
 			return err
 		}
-		v.route = route
-		v.watch.limit(orLimit(route.ServiceTimeout, d.edge.serviceTimeout()), orLimit(route.Silence, d.edge.silence()))
+		v.watch.limit(orLimit(v.route.ServiceTimeout, d.edge.serviceTimeout()), orLimit(v.route.Silence, d.edge.silence()))
 		if !introduced {
 			introduce(v)
 			introduced = true
 		}
-		var again bool
-		if route.Proto == router.H2 {
-			err = d.carryH2(v, body, whole)
-		} else {
-			again, err = d.carryH1(v, body, whole, fresh)
+		carryOn := d.carryH1
+		if v.route.Proto == router.H2 {
+			carryOn = d.carryH2
 		}
+		outcome, err := carryOn(v, body, whole, repeated)
 		switch {
-		case errors.Is(err, router.ErrMoved) && moves < maxMoves:
+		case v.stopped() != nil:
+			return err
+		case outcome == unseen && moves < maxMoves:
 			moves++
-		case again && v.stopped() == nil:
-			fresh = true
+		case outcome == unsure && !repeated:
+			repeated = true
 		default:
 			return err
 		}
+		v.wait.Not = 0
+		if errors.Is(err, router.ErrOffline) || errors.Is(err, router.ErrLost) {
+			v.wait.Not = v.route.Epoch // the router may not have heard of it yet
+		}
+		v.watch.turnTo(phaseSending)
 	}
+}
+
+// find finds the stay that carries v, and waits for it if one is expected. That
+// is nobody's fault, so no clock runs meanwhile; but the visitor may leave.
+func (d *door) find(v *visit) (err error) {
+	if v.wait.Not == 0 {
+		v.route, err = d.edge.Visitors.Lookup(v.host)
+		if !errors.Is(err, router.ErrOffline) {
+			return err
+		}
+	}
+	ctx, cancel := context.WithCancel(d.ctx)
+	defer cancel()
+	if cause := v.opening(cancel); cause != nil {
+		return cause
+	}
+	defer v.opening(nil)
+	v.watch.turnTo(phaseHeld)
+	defer v.watch.turnTo(phaseSending)
+	v.route, err = d.edge.Visitors.Await(ctx, v.host, &v.wait)
+	return err
+}
+
+// elsewhere reports whether a stream could not be opened because of where it
+// was to go, and not of the service that is there.
+func elsewhere(err error) bool {
+	_, ok := errors.AsType[*openError](err)
+	return ok && (errors.Is(err, router.ErrMoved) || errors.Is(err, router.ErrOffline))
 }
 
 // orLimit is what a tunnel wants, or what is usual; 0 means for ever.
@@ -90,16 +132,19 @@ func orLimit(wish, usual time.Duration) time.Duration {
 	return usual
 }
 
-// carryH1 takes a request to a service of HTTP/1.1. It may be carried again if
-// the stream had been used before, and the service was not there any more.
-func (d *door) carryH1(v *visit, body []byte, whole, fresh bool) (again bool, err error) {
+// carryH1 takes a request to a service of HTTP/1.1: over a stream that nobody
+// has used before, if fresh.
+func (d *door) carryH1(v *visit, body []byte, whole, fresh bool) (outcome, error) {
 	s, err := d.streams.take(v, fresh)
 	if err != nil {
-		return false, err
+		if elsewhere(err) {
+			return unseen, err
+		}
+		return ended, err
 	}
 	if cause := v.carriedBy(s); cause != nil {
 		s.abort()
-		return false, cause
+		return ended, cause
 	}
 	clean, err := s.exchange(v, body, whole)
 	v.carriedBy(nil)
@@ -118,8 +163,15 @@ func (d *door) carryH1(v *visit, body []byte, whole, fresh bool) (again bool, er
 		s.abort()
 		s.done()
 	}
-	again = err != nil && s.used && !s.answered && whole && replayable(v.req)
-	return again, err
+	switch {
+	case err == nil || s.answered || !whole:
+		return ended, err
+	case errors.Is(err, router.ErrOffline) && !s.used: // the agent has not looked at it
+		return unseen, err
+	case (s.used || errors.Is(err, router.ErrLost)) && replayable(v.req):
+		return unsure, err
+	}
+	return ended, err
 }
 
 // failed answers a request whose carrying failed, if that is still possible.
@@ -167,7 +219,7 @@ func (d *door) diagnose(v *visit, cause, err error) refusal {
 	switch {
 	case errors.Is(err, router.ErrNoTunnel):
 		return noTunnel
-	case errors.Is(err, router.ErrOffline), errors.Is(err, router.ErrMoved):
+	case errors.Is(err, router.ErrOffline), errors.Is(err, router.ErrMoved), errors.Is(err, router.ErrLost):
 		return offline
 	}
 	if e, ok := errors.AsType[*router.ServiceError](err); ok {

@@ -6,6 +6,9 @@ import (
 	"math"
 	"net"
 	"sync"
+	"sync/atomic"
+
+	"github.com/culvertd/culvert/internal/router"
 )
 
 // A flowGuard is a connection of HTTP/2 to a service that ends when the service
@@ -17,6 +20,9 @@ type flowGuard struct {
 	net.Conn
 	in, out frameScanner
 	closed  func() // called by Close
+
+	heard  atomic.Bool           // a byte of the service has come
+	failed atomic.Pointer[error] // by the agent
 
 	mu      sync.Mutex // guards the fields below
 	initial int64
@@ -48,6 +54,10 @@ func (g *flowGuard) Close() error {
 
 func (g *flowGuard) Read(p []byte) (int, error) {
 	n, err := g.Conn.Read(p)
+	if n > 0 {
+		g.heard.Store(true)
+	}
+	g.blame(err)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.in.scan(p[:n], g.heardLocked) {
@@ -60,7 +70,26 @@ func (g *flowGuard) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	g.out.scan(p, g.saidLocked)
 	g.mu.Unlock()
-	return g.Conn.Write(p)
+	n, err := g.Conn.Write(p)
+	g.blame(err)
+	return n, err
+}
+
+// blame remembers what the agent says, since of the errors of a connection the
+// standard library passes on some and words others anew.
+func (g *flowGuard) blame(err error) {
+	if errors.Is(err, router.ErrOffline) || errors.Is(err, router.ErrLost) {
+		g.failed.CompareAndSwap(nil, &err)
+	}
+}
+
+// agentError is what the agent said why the connection broke; nil if it was not
+// the agent. An [router.ErrOffline] means that it has not looked at it.
+func (g *flowGuard) agentError() error {
+	if err := g.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // heardLocked reports whether a window is within its bounds.

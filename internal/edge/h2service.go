@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,14 @@ func newH2Transport(d *door) *http.Transport {
 	}
 }
 
-type visitKey struct{} // of a router.Visit
+type ridingKey struct{} // of a *riding
+
+// A riding is what is known of the connection that carries a visit.
+type riding struct {
+	visit  router.Visit
+	opened atomic.Pointer[flowGuard] // for it; others may use it as well,
+	on     atomic.Pointer[flowGuard] // and it another, if this is not nil
+}
 
 // dialH2 opens a stream. addr is the host and epoch that serviceURL wrote, and
 // the visit is the one for which it is opened; others will use it as well.
@@ -49,13 +57,15 @@ func (d *door) dialH2(ctx context.Context, _, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := ctx.Value(visitKey{}).(router.Visit)
+	ride := ctx.Value(ridingKey{}).(*riding)
+	v := ride.visit
 	v.Host, v.Epoch = host, epoch
 	c, err := d.edge.Visitors.Open(ctx, v)
 	if err != nil {
 		return nil, &openError{err}
 	}
 	g := newFlowGuard(c)
+	ride.opened.Store(g)
 	g.closed = func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -86,20 +96,21 @@ func (d *door) closeGuards() {
 	}
 }
 
-// carryH2 takes a request to a service of HTTP/2.
-func (d *door) carryH2(v *visit, body []byte, whole bool) error {
-	visit := router.Visit{ID: v.id.String(), Remote: v.from.addr}
-	ctx, cancel := context.WithCancel(context.WithValue(d.ctx, visitKey{}, visit))
+// carryH2 takes a request to a service of HTTP/2. Which stream it shares, and
+// with whom, is the Transport's to choose, fresh or not.
+func (d *door) carryH2(v *visit, body []byte, whole, _ bool) (outcome, error) {
+	ride := &riding{visit: router.Visit{ID: v.id.String(), Remote: v.from.addr}}
+	ctx, cancel := context.WithCancel(context.WithValue(d.ctx, ridingKey{}, ride))
 	defer cancel()
 	if cause := v.opening(cancel); cause != nil {
-		return cause
+		return ended, cause
 	}
 	defer v.opening(nil)
 	r, up := v.requestH2(body, whole)
 	if whole {
 		v.watch.advance(phaseSending, phaseWaiting)
 	}
-	res, err := v.roundTrip(r.WithContext(ctx))
+	res, err := v.roundTrip(r.WithContext(ctx), ride)
 	if err == nil {
 		err = v.answerH2(res)
 	}
@@ -109,13 +120,31 @@ func (d *door) carryH2(v *visit, body []byte, whole bool) error {
 	if res != nil {
 		res.Body.Close()
 	}
-	return err
+	unread := up == nil || up.begun.Load() != bodyRead
+	if err == nil || res != nil || v.hinted || !unread {
+		return ended, err
+	}
+	if elsewhere(err) {
+		return unseen, err
+	}
+	g := cmp.Or(ride.on.Load(), ride.opened.Load())
+	if g == nil || g.agentError() == nil {
+		return ended, err
+	}
+	err = g.agentError()
+	switch {
+	case errors.Is(err, router.ErrOffline) && !g.heard.Load():
+		return unseen, err
+	case errors.Is(err, router.ErrLost) && whole && replayable(v.req):
+		return unsure, err
+	}
+	return ended, err
 }
 
 // roundTrip passes interim answers on until there is another. The Transport
 // tells of them in the goroutine that reads for all visits of the stay, where
 // nothing may wait for a visitor.
-func (v *visit) roundTrip(r *http.Request) (*http.Response, error) {
+func (v *visit) roundTrip(r *http.Request, ride *riding) (*http.Response, error) {
 	interim := make(chan h1.Response, maxInterim)
 	var bad atomic.Pointer[badAnswer] // the Transport forgets what kind of error it was told
 	refuse := func(why badAnswer) error {
@@ -124,6 +153,11 @@ func (v *visit) roundTrip(r *http.Request) (*http.Response, error) {
 	}
 	n, size := 0, 0
 	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		GotConn: func(got httptrace.GotConnInfo) {
+			if g, ok := got.Conn.(*flowGuard); ok {
+				ride.on.Store(g)
+			}
+		},
 		Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
 			if status == http.StatusSwitchingProtocols { // RFC 9113, section 8.6
 				return refuse("101 over HTTP/2")
@@ -154,6 +188,7 @@ func (v *visit) roundTrip(r *http.Request) (*http.Response, error) {
 	}()
 	var unheard error
 	pass := func(s h1.Response) {
+		v.hinted = true
 		if unheard == nil {
 			cleanAnswer(v, &s)
 			if err := v.visitor.interim(&s); err != nil {

@@ -109,6 +109,8 @@ type service struct {
 	deaf    atomic.Bool // reads no more: the node's writes fail
 	gone    atomic.Bool // its agent has left: what breaks is not the service's doing
 
+	agent atomic.Pointer[error] // what the agent says of streams that break, in place of the service
+
 	mu      sync.Mutex
 	visits  []router.Visit
 	streams []*memnet.Conn
@@ -189,6 +191,9 @@ func (s *testStream) Write(p []byte) (int, error) {
 }
 
 func (s *service) translate(err error) error {
+	if why := s.agent.Load(); why != nil && errors.Is(err, memnet.ErrBroken) {
+		return fmt.Errorf("%w: %w", *why, err)
+	}
 	if errors.Is(err, memnet.ErrBroken) && !s.gone.Load() {
 		return &router.ServiceError{Problem: router.ServiceReset, Err: err}
 	}

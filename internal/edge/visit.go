@@ -71,7 +71,9 @@ type visit struct {
 	h2       bool
 	req      *h1.Request
 	host     string       // canonical, of the tunnel
-	route    router.Route // changes only before the request is sent
+	route    router.Route // changes only while no service has the request
+	wait     router.Wait  // for the agent
+	hinted   bool         // an answer below 200 has come
 	trailing bool         // the visitor takes trailers
 	connect  bool         // an extended CONNECT, to which any 2xx means that it is there
 	method   string       // for the log, if anybody reads it
@@ -95,6 +97,7 @@ func (v *visit) open() {
 	v.id = newVisitID()
 	v.from = v.peer
 	v.host, v.route, v.status = "", router.Route{}, 0
+	v.wait, v.hinted = router.Wait{}, false
 	v.scratch = v.scratch[:0]
 	v.began = time.Time{}
 	if v.debug() {

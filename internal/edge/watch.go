@@ -18,6 +18,7 @@ const (
 	phaseSending                // the request is being passed on
 	phaseWaiting                // it was passed on, and there is no answer
 	phaseAnswering              // the answer is being passed on
+	phaseHeld                   // an agent is waited for, which is nobody's fault
 )
 
 // A lateness is what the watchman tells whom he watches.
@@ -132,6 +133,11 @@ func (w *watch) look(now, tick time.Duration, l *limits) lateness {
 	case phaseHead:
 		if over(l.head) {
 			return lateHead
+		}
+		return 0
+	case phaseHeld:
+		if lasted >= tick {
+			return lateLasting
 		}
 		return 0
 	}

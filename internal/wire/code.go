@@ -23,6 +23,8 @@ const (
 	Internal           Code = 10 // the node could not
 	OptionInvalid      Code = 11 // final: an option of the Bind that is none here; the reason says which
 	SessionUnknown     Code = 12 // to a Join: no such session here, or not yours; a new Hello is welcome at once
+	NameInUse          Code = 13 // two agents of one owner have just taken the name from each other
+	NameHeld           Code = 14 // final: another agent of the same owner has the name, and does not give or share it
 )
 
 // String returns the code as it stands in logs and events: lower case, with
@@ -53,6 +55,10 @@ func (c Code) String() string {
 		return "option_invalid"
 	case SessionUnknown:
 		return "session_unknown"
+	case NameInUse:
+		return "name_in_use"
+	case NameHeld:
+		return "name_held"
 	}
 	return "code_" + strconv.Itoa(int(c))
 }
@@ -61,7 +67,7 @@ func (c Code) String() string {
 func (c Code) Final() bool {
 	switch c {
 	case Unauthorized, NameTaken, NameInvalid, NameNotAllowed, TooManyTunnels,
-		VersionUnsupported, Replaced, Revoked, OptionInvalid:
+		VersionUnsupported, Replaced, Revoked, OptionInvalid, NameHeld:
 		return true
 	}
 	return false
@@ -100,6 +106,21 @@ const (
 
 // Known reports whether h is one of the set.
 func (h HTTP) Known() bool { return h == HTTP1 || h == HTTP2 }
+
+// Takeover says what a Bind does when another living agent of the same owner
+// has the name. The set is closed: a node refuses a Bind with one that it does
+// not know.
+type Takeover uint16
+
+// The policies.
+const (
+	TakeoverReplace Takeover = 0 // take the name from it
+	TakeoverRefuse  Takeover = 1 // be refused; and be not replaced oneself
+	TakeoverPool    Takeover = 2 // share the visitors, if the other says so as well
+)
+
+// Known reports whether t is one of the set.
+func (t Takeover) Known() bool { return t <= TakeoverPool }
 
 // A Timeout is how long a node is to wait, as it travels: 0 for the node's own
 // default, [Forever], or 1 to 86,400,000 milliseconds. A node refuses a Bind

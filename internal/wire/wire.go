@@ -54,7 +54,7 @@ type Type uint8
 const (
 	TypeHello   Type = 0x01 // agent→node: 1 version int16, 2 features list, 3 agent 16 bytes, 4 token text, 5 software text
 	TypeWelcome Type = 0x02 // node→agent: 1 version int16, 2 features list, 3 session 16 bytes, 4 domain text, 5 software text, 6 secret 32 bytes, 7 resume ms int32
-	TypeBind    Type = 0x03 // agent→node: 1 request int32, 2 name text, 3 host header text, 4 http int16, 5 service timeout, 6 silence (both: ms int32)
+	TypeBind    Type = 0x03 // agent→node: 1 request int32, 2 name text, 3 host header text, 4 http int16, 5 service timeout, 6 silence (both: ms int32), 7 takeover int16
 	TypeBound   Type = 0x04 // node→agent: 1 request int32, 2 name text, 3 url text, 4 epoch int64
 	TypeRefused Type = 0x05 // node→agent: 1 request int32 (0 = the session), 2 code int16, 3 reason text, 4 retry after ms int32
 	TypeUnbind  Type = 0x06 // agent→node: 1 request int32
@@ -130,6 +130,8 @@ type Bind struct {
 	HTTP           HTTP    // what the service speaks
 	ServiceTimeout Timeout // for the head of the service's answer
 	Silence        Timeout // for both sides together, while a request is passed on
+
+	Takeover Takeover // if another agent of the owner has the name
 }
 
 // Bound says that visitors of URL are sent to the agent from now on.
@@ -221,6 +223,7 @@ func (m *Bind) fields(c codec) {
 	c.uint16(4, (*uint16)(&m.HTTP))
 	c.uint32(5, (*uint32)(&m.ServiceTimeout))
 	c.uint32(6, (*uint32)(&m.Silence))
+	c.uint16(7, (*uint16)(&m.Takeover))
 }
 
 func (m *Bound) fields(c codec) {

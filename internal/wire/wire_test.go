@@ -41,6 +41,7 @@ var golden = []struct {
 	{"bind", &Bind{Request: 1, Name: "blog", HostHeader: "localhost"}},
 	{"bind-random", &Bind{Request: 300}},
 	{"bind-http2", &Bind{Request: 1, Name: "grpc", HTTP: HTTP2, ServiceTimeout: 90_000, Silence: Forever}},
+	{"bind-pool", &Bind{Request: 1, Name: "blog", Takeover: TakeoverPool}},
 	{"bound", &Bound{Request: 1, Name: "blog", URL: "https://blog.tunnel.example.com", Epoch: 1 << 40}},
 	{"refused-session", &Refused{Code: Unauthorized, Reason: "unknown token"}},
 	{"refused-bind", &Refused{Request: 1, Code: NameTaken, Reason: `"blog" belongs to somebody else`}},
@@ -271,13 +272,13 @@ func TestCutOff(t *testing.T) {
 // TestCodes: the set is closed, spelled once, and a stranger's code is never final.
 func TestCodes(t *testing.T) {
 	seen := map[string]Code{}
-	for c := Unauthorized; c <= SessionUnknown; c++ {
+	for c := Unauthorized; c <= NameHeld; c++ {
 		s := c.String()
 		if other, twice := seen[s]; twice || strings.HasPrefix(s, "code_") {
 			t.Errorf("code %d is spelled %q, as is %d", c, s, other)
 		}
 		seen[s] = c
-		if temporary := c == ShuttingDown || c == Internal || c == SessionUnknown; c.Final() == temporary {
+		if temporary := c == ShuttingDown || c == Internal || c == SessionUnknown || c == NameInUse; c.Final() == temporary {
 			t.Errorf("%v: Final() = %v", c, c.Final())
 		}
 	}

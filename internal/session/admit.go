@@ -79,7 +79,6 @@ func (s *Server) place(g *stranger) (loser *stranger, ok bool) {
 	if s.sessions == nil {
 		s.sessions = map[[16]byte]*session{}
 		s.agents = map[agent]*session{}
-		s.tunnels = map[string]*tunnel{}
 		s.empty = make(chan struct{})
 	}
 	if s.stopping && len(s.sessions) == 0 { // or else it may be a lane of one of those

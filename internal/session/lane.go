@@ -99,6 +99,7 @@ func (x *session) joined(number uint64, remote string) {
 	lost := x.adrift
 	x.remote, x.adrift = remote, time.Time{}
 	x.mu.Unlock()
+	x.reach()
 
 	if lost.IsZero() {
 		x.log().Debug("lane joined", "lane", number, "peer", remote)
@@ -123,6 +124,7 @@ func (x *session) watchLanes() {
 		}
 		x.mu.Unlock()
 		if lost {
+			x.reach()
 			x.log().Info("session resuming", "wait", x.server.resume())
 		}
 	}

@@ -125,7 +125,7 @@ func TestLost(t *testing.T) {
 		"a goodbye, not kept":   {-1, func(f *fixture, p *agentPeer) { p.goes() }, false, 0},
 		"the end of the stream": {0, func(f *fixture, p *agentPeer) { p.control.CloseWrite() }, false, 0},
 		"bad manners":           {0, func(f *fixture, p *agentPeer) { p.say(&wire.Drain{}) }, false, 0},
-		"the operator":          {0, func(f *fixture, p *agentPeer) { f.Kick(f.state().ID) }, false, 0},
+		"the operator":          {0, func(f *fixture, p *agentPeer) { f.Kick(f.state().ID) }, true, 0},
 		"the token":             {0, func(f *fixture, p *agentPeer) { f.authority.revoke("ann-1"); f.DropToken("ann-1") }, false, 0},
 		"the token, while lost": {0, func(f *fixture, p *agentPeer) { p.raw.Break(); f.authority.revoke("ann-1") }, false, checkTime},
 	} {

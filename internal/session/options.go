@@ -16,6 +16,8 @@ func options(m *wire.Bind) (opt router.Options, why string) {
 		return opt, "the host header is not a host"
 	case !m.HTTP.Known():
 		return opt, fmt.Sprintf("this node knows no service that speaks HTTP of the number %d", m.HTTP)
+	case !m.Takeover.Known():
+		return opt, fmt.Sprintf("this node knows no takeover of the number %d", m.Takeover)
 	case !m.ServiceTimeout.Valid():
 		return opt, fmt.Sprintf("the service timeout is longer than %v", wire.MaxTimeout)
 	case !m.Silence.Valid():

@@ -42,7 +42,11 @@ type Authority interface {
 // A Registry is told which tunnels there are. [router.Router] is one.
 type Registry interface {
 	Add(host string, o router.Opener, opt router.Options) (epoch uint64)
+	Join(host string, o router.Opener, opt router.Options) (epoch uint64)
 	Remove(host string, epoch uint64)
+	Lose(host string, epoch uint64)
+	Away(host string, epoch uint64)
+	Back(host string, epoch uint64)
 }
 
 // A Server admits agents. Fill in the fields, which are not to be changed any
@@ -88,13 +92,18 @@ type Server struct {
 	// Log gets what happens. Nil means silence.
 	Log *slog.Logger
 
+	// naming is held while a name changes hands, over the calls of Router as
+	// well: the field below and the router say the same, and whether an agent
+	// may have a name is decided once. It is taken before mu of a session.
+	naming  sync.Mutex
+	tunnels map[string]*holding // by name
+
 	mu        sync.Mutex // guards the fields below
 	stopping  bool
 	strangers []*stranger           // who have not proved anything yet, the oldest first
 	present   int                   // conns in ServeAgent
 	sessions  map[[16]byte]*session // that were welcomed and live, by id
 	agents    map[agent]*session    // the latest of each
-	tunnels   map[string]*tunnel    // by name: its latest holder here
 	empty     chan struct{}         // closed when stopping and nobody is present
 }
 
@@ -138,36 +147,6 @@ func (s *Server) publicURL(name string) string {
 }
 
 func (s *Server) host(name string) string { return name + "." + s.Domain }
-
-// hold makes t the holder of its name here, unless a later one is already. The
-// one of the two that has lost is returned.
-func (s *Server) hold(t *tunnel) (loser *tunnel) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.tunnels[t.name]
-	if now != nil && now.epoch > t.epoch {
-		return t
-	}
-	s.tunnels[t.name] = t
-	return now
-}
-
-// release forgets t, if it still holds its name.
-func (s *Server) release(t *tunnel) {
-	s.mu.Lock()
-	if s.tunnels[t.name] == t {
-		delete(s.tunnels, t.name)
-	}
-	s.mu.Unlock()
-	s.Router.Remove(t.host, t.epoch)
-}
-
-// Holds reports whether a session here holds a tunnel of that name right now.
-func (s *Server) Holds(name string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.tunnels[name] != nil
-}
 
 // An Info describes a session to an operator.
 type Info struct {

@@ -50,7 +50,7 @@ type session struct {
 
 	mu       sync.Mutex // guards the fields below
 	ended    bool
-	lost     bool          // it ended without a goodbye of either side: the agent is expected back
+	lost     bool          // the agent is expected back; to be read once ended
 	last     *wire.Refused // what to say before hanging up; nil for nothing
 	draining bool
 	tunnels  map[uint32]*tunnel // by the agent's request
@@ -226,7 +226,10 @@ func (x *session) bind(ctx context.Context, m *wire.Bind) error {
 		x.server.log().Warn("name not claimed", "session", x.name(), "tunnel", m.Name, "err", err)
 		return refuse(wire.Internal, "", time.Second)
 	}
-	x.open(label, m.Request, opt)
+	if no := x.open(label, m, opt); no != nil {
+		no.Request = m.Request
+		x.send(no)
+	}
 	return nil
 }
 
@@ -252,44 +255,57 @@ func (x *session) claim(ctx context.Context, asked string) (string, error) {
 }
 
 // open sends the visitors of label to the agent from now on, and tells whoever
-// had them before.
-func (x *session) open(label string, request uint32, opt router.Options) {
-	t := &tunnel{session: x, request: request, name: label, host: x.server.host(label)}
-	t.epoch = x.server.Router.Add(t.host, t, opt)
-	loser := x.server.hold(t)
-
-	x.mu.Lock()
-	ended := x.ended
-	if !ended {
-		x.tunnels[request] = t
+// had them before; or it says why not.
+func (x *session) open(label string, m *wire.Bind, opt router.Options) *wire.Refused {
+	t := &tunnel{session: x, request: m.Request, name: label, host: x.server.host(label), takeover: m.Takeover}
+	losers, refused := x.server.take(t, opt)
+	if refused != nil {
+		return refused
 	}
-	x.mu.Unlock()
-	if ended { // meanwhile; whoever ended the session did not see t
-		x.server.release(t)
+	if lost, ended := x.keep(t); ended { // meanwhile; whoever ended the session did not see t
+		x.server.release(t, lost)
 	} else {
-		x.send(&wire.Bound{Request: request, Name: label, URL: x.server.publicURL(label), Epoch: t.epoch})
+		x.send(&wire.Bound{Request: m.Request, Name: label, URL: x.server.publicURL(label), Epoch: t.epoch})
 		x.server.log().Info("tunnel opened", "session", x.name(), "tunnel", label)
 	}
-	if loser != nil {
-		loser.session.replaced(loser, x.agent.owner)
+	for _, loser := range losers {
+		loser.session.replaced(loser, x.agent)
 	}
+	return nil
+}
+
+// keep adds t to the tunnels of x, unless x has ended.
+func (x *session) keep(t *tunnel) (lost, ended bool) {
+	x.server.naming.Lock()
+	defer x.server.naming.Unlock()
+	x.mu.Lock()
+	lost, ended = x.lost, x.ended
+	if !ended {
+		x.tunnels[t.request] = t
+	}
+	away := !x.adrift.IsZero()
+	x.mu.Unlock()
+	if !ended && away {
+		x.server.Router.Away(t.host, t.epoch)
+	}
+	return lost, ended
 }
 
 // replaced tells the agent that another one has t's name now. The streams that
-// t opened live on.
-func (x *session) replaced(t *tunnel, by string) {
+// t opened live on. An agent that has replaced itself, in another session,
+// knows.
+func (x *session) replaced(t *tunnel, by agent) {
 	x.mu.Lock()
 	held := x.tunnels[t.request] == t
 	if held {
 		delete(x.tunnels, t.request)
 	}
 	x.mu.Unlock()
-	if !held {
+	if !held || by == x.agent {
 		return
 	}
-	x.server.Router.Remove(t.host, t.epoch)
 	m := &wire.Unbound{Request: t.request, Code: wire.Replaced, Reason: "another agent of yours took over"}
-	if by != x.agent.owner { // the operator gave the name away
+	if by.owner != x.agent.owner { // the operator gave the name away
 		m.Code, m.Reason = wire.NameTaken, "it belongs to another owner now"
 	}
 	x.send(m)
@@ -303,7 +319,7 @@ func (x *session) unbind(request uint32) {
 	delete(x.tunnels, request)
 	x.mu.Unlock()
 	if t != nil {
-		x.server.release(t)
+		x.server.release(t, false)
 		x.server.log().Info("tunnel closed", "session", x.name(), "tunnel", t.name)
 	}
 }
@@ -413,7 +429,9 @@ func (x *session) finish(last *wire.Refused, lost bool) {
 		x.mu.Unlock()
 		return
 	}
-	x.ended, x.last, x.lost = true, last, lost
+	x.ended, x.last = true, last
+	x.lost = x.expectedLocked(last, lost)
+	lost = x.lost
 	begun := x.hasBegun()
 	var tunnels []*tunnel
 	for _, t := range x.tunnels {
@@ -427,7 +445,7 @@ func (x *session) finish(last *wire.Refused, lost bool) {
 	x.mu.Unlock()
 
 	for _, t := range tunnels {
-		x.server.release(t)
+		x.server.release(t, lost)
 	}
 	for _, v := range visitors {
 		v.Abort()
@@ -438,6 +456,16 @@ func (x *session) finish(last *wire.Refused, lost bool) {
 	} else { // there is nobody yet who would say last words
 		x.cancel()
 	}
+}
+
+// expectedLocked reports whether the agent of a session that ends will be back:
+// if it was lost without a word, unless it was told not to come with those last
+// words. One that was asked to leave will have something to do again.
+func (x *session) expectedLocked(last *wire.Refused, lost bool) bool {
+	if last != nil {
+		return !last.Code.Final() || last.Code == wire.Replaced // by itself
+	}
+	return lost || x.draining
 }
 
 // drain tells the agent that it will have to leave, and ends the session as

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -17,11 +18,12 @@ import (
 // A tunnel is a name that an agent holds. It is the [router.Opener] of its host
 // for one epoch.
 type tunnel struct {
-	session *session
-	request uint32
-	name    string
-	host    string
-	epoch   uint64 // set before anybody else sees it, but for the router, who knows it
+	session  *session
+	request  uint32
+	name     string
+	host     string
+	takeover wire.Takeover
+	epoch    uint64 // set before anybody else sees it, but for the router, who knows it
 }
 
 // Open opens a stream to the agent and says whose it is. It does not wait for
@@ -90,25 +92,25 @@ type visitor struct {
 // Read is [mux.Stream.Read], with errors for the edge.
 func (v *visitor) Read(b []byte) (int, error) {
 	n, err := v.Stream.Read(b)
-	return n, explain(err)
+	return n, v.explain(err)
 }
 
 // Write is [mux.Stream.Write], with errors for the edge.
 func (v *visitor) Write(b []byte) (int, error) {
 	n, err := v.Stream.Write(b)
-	return n, explain(err)
+	return n, v.explain(err)
 }
 
 // WriteTo is [mux.Stream.WriteTo], with errors for the edge.
 func (v *visitor) WriteTo(w io.Writer) (int64, error) {
 	n, err := v.Stream.WriteTo(w)
-	return n, explain(err)
+	return n, v.explain(err)
 }
 
 // ReadFrom is [mux.Stream.ReadFrom], with errors for the edge.
 func (v *visitor) ReadFrom(r io.Reader) (int64, error) {
 	n, err := v.Stream.ReadFrom(r)
-	return n, explain(err)
+	return n, v.explain(err)
 }
 
 // Close ends the stream in good order: what was written arrives.
@@ -125,16 +127,29 @@ func (v *visitor) Abort() {
 	v.gone()
 }
 
+// over reports whether the session has ended, or is about to.
+func (x *session) over() bool {
+	x.mu.Lock()
+	ended := x.ended
+	x.mu.Unlock()
+	return ended || x.conn.Err() != nil
+}
+
 func (v *visitor) gone() { v.once.Do(func() { v.session.leave(v) }) }
 
-// explain translates the codes of an agent.
-func explain(err error) error {
+// explain translates the codes of an agent, and the end of its session, whose
+// errors are many: the connection's, and that of streams that were cut.
+func (v *visitor) explain(err error) error {
 	if err == nil {
 		return nil
 	}
 	reset, ok := errors.AsType[*mux.StreamError](err)
-	if !ok || !reset.Remote {
+	switch {
+	case ok && reset.Remote:
+	case err == io.EOF || errors.Is(err, os.ErrDeadlineExceeded) || !v.session.over():
 		return err
+	default:
+		return fmt.Errorf("%w: %w", router.ErrLost, err)
 	}
 	switch reset.Code {
 	case wire.ServiceRefused:

@@ -20,6 +20,8 @@ var (
 	ErrReplaced       = errors.New("replaced")                                 // another agent of the same owner took over
 	ErrRevoked        = errors.New("revoked")                                  // the token ended while it was in use
 	ErrOptionInvalid  = errors.New("option invalid")                           // the node does not take something else that the tunnel has
+	ErrNameInUse      = errors.New("name in use")                              // two agents of the owner have just taken it from each other; not final
+	ErrNameHeld       = errors.New("name held")                                // another agent of the owner has it, and does not give or share it
 	ErrVersion        = errors.New("agent and node have no version in common") // one of the two is too old
 )
 
@@ -32,6 +34,8 @@ var sentinels = map[wire.Code]error{
 	wire.Replaced:           ErrReplaced,
 	wire.Revoked:            ErrRevoked,
 	wire.OptionInvalid:      ErrOptionInvalid,
+	wire.NameInUse:          ErrNameInUse,
+	wire.NameHeld:           ErrNameHeld,
 	wire.VersionUnsupported: ErrVersion,
 	wire.SessionUnknown:     errSessionUnknown,
 }

@@ -124,6 +124,7 @@ func TestRefusals(t *testing.T) {
 		{wire.NameNotAllowed, ErrNameNotAllowed},
 		{wire.TooManyTunnels, ErrTooManyTunnels},
 		{wire.OptionInvalid, ErrOptionInvalid},
+		{wire.NameHeld, ErrNameHeld},
 	} {
 		bubble(t, func(t *testing.T) {
 			n := newNode(t)
@@ -146,6 +147,43 @@ func TestRefusals(t *testing.T) {
 			p.want("the session lives on", &wire.Bind{Request: 2, Name: "wiki"})
 			p.bound(2, "wiki")
 			if _, err := again.wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestTakeover: the node is told the policy, each time; and an agent that fights
+// with another asks again when it is told to, and says so.
+func TestTakeover(t *testing.T) {
+	for policy, want := range map[Takeover]wire.Takeover{
+		TakeoverReplace: wire.TakeoverReplace, TakeoverRefuse: wire.TakeoverRefuse, TakeoverPool: wire.TakeoverPool,
+	} {
+		bubble(t, func(t *testing.T) {
+			n := newNode(t)
+			defer n.ln.Close()
+			a := n.agent()
+			events := make(chan Event, 16)
+			a.OnEvent = func(e Event) {
+				if e.Kind == EventRefused {
+					events <- e
+				}
+			}
+			defer a.Close()
+			listen := listening(t.Context(), a, Tunnel{Name: "blog", Takeover: policy})
+			p := n.welcome()
+			p.want("", &wire.Bind{Request: 1, Name: "blog", Takeover: want})
+			start := time.Now()
+			p.say(&wire.Refused{Request: 1, Code: wire.NameInUse, Reason: "because", RetryAfter: 7000})
+			p.want("the agent asks again", &wire.Bind{Request: 2, Name: "blog", Takeover: want})
+			if waited := time.Since(start); waited < 7*time.Second || waited > 15*time.Second {
+				t.Errorf("it asked again after %v; want 7s or a little more", waited)
+			}
+			if e := <-events; !errors.Is(e.Err, ErrNameInUse) || e.Name != "blog" || e.Retry < 7*time.Second {
+				t.Errorf("the event was %+v", e)
+			}
+			p.bound(2, "blog")
+			if _, err := listen.wait(); err != nil {
 				t.Error(err)
 			}
 		})
@@ -202,6 +240,8 @@ func TestConfig(t *testing.T) {
 		{"proto", good(), Tunnel{Proto: 3}},
 		{"service timeout", good(), Tunnel{ServiceTimeout: 24*time.Hour + 1}},
 		{"silence", good(), Tunnel{Silence: 1<<63 - 1}},
+		{"takeover", good(), Tunnel{Takeover: -1}},
+		{"takeover", good(), Tunnel{Takeover: 3}},
 	} {
 		tt.agent.Dial = func(context.Context, string, string) (net.Conn, error) {
 			t.Error("it dialled")

@@ -37,6 +37,46 @@ type Tunnel struct {
 	// right, 5 minutes unless its operator says otherwise; negative means for
 	// ever.
 	Silence time.Duration
+
+	// Takeover says what becomes of the name when another agent with a token of
+	// the same owner has it, and is alive. Zero means TakeoverReplace.
+	Takeover Takeover
+}
+
+// A Takeover is a policy for a name that two agents of one owner want. Those of
+// both count, the one that has the name and the one that asks for it. An agent
+// that comes back after it has lost its node is not another one.
+type Takeover int
+
+const (
+	// TakeoverReplace takes the name from the other agent, which ends with
+	// [ErrReplaced]. A name that was taken less than ten seconds ago is not
+	// taken again so soon: the agent asks again by itself, and until then there
+	// are events of the kind EventRefused with [ErrNameInUse].
+	TakeoverReplace Takeover = iota
+
+	// TakeoverRefuse leaves the name to whoever has it: asking for one that
+	// another agent has ends with [ErrNameHeld], and so does the asking of
+	// another agent while this one has it.
+	TakeoverRefuse
+
+	// TakeoverPool shares the visitors with all others that say the same; they
+	// come to each in turn. Asking together with one that does not ends with
+	// [ErrNameHeld].
+	TakeoverPool
+)
+
+// String returns "replace", "refuse" or "pool".
+func (t Takeover) String() string {
+	switch t {
+	case TakeoverReplace:
+		return "replace"
+	case TakeoverRefuse:
+		return "refuse"
+	case TakeoverPool:
+		return "pool"
+	}
+	return fmt.Sprintf("Takeover(%d)", int(t))
 }
 
 // A Proto is a version of HTTP that a service speaks.
@@ -77,6 +117,8 @@ func (t Tunnel) check() error {
 		return bad("service timeout", "%v: want at most %v, or none at all", t.ServiceTimeout, wire.MaxTimeout)
 	case t.Silence > wire.MaxTimeout:
 		return bad("silence", "%v: want at most %v, or none at all", t.Silence, wire.MaxTimeout)
+	case t.Takeover < TakeoverReplace || t.Takeover > TakeoverPool:
+		return bad("takeover", "%v: want TakeoverReplace, TakeoverRefuse or TakeoverPool", t.Takeover)
 	}
 	return nil
 }
@@ -86,6 +128,7 @@ func (t Tunnel) bind(request uint32, name string) *wire.Bind {
 	m := &wire.Bind{
 		Request: request, Name: name, HostHeader: t.HostHeader,
 		ServiceTimeout: wire.TimeoutOf(t.ServiceTimeout), Silence: wire.TimeoutOf(t.Silence),
+		Takeover: wire.Takeover(t.Takeover), // the numbers are the same
 	}
 	if t.Proto == HTTP2 {
 		m.HTTP = wire.HTTP2

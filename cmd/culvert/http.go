@@ -12,7 +12,7 @@ import (
 )
 
 func (c *cli) httpCommand() *cobra.Command {
-	var name string
+	var name, takeover string
 	var s serviceFlags
 	var cmd *cobra.Command
 	cmd = c.command("http TARGET [flags]", "Give a web service a public URL", exactly("TARGET"), func(ctx context.Context, args []string) error {
@@ -24,6 +24,9 @@ func (c *cli) httpCommand() *cobra.Command {
 			return err
 		}
 		tunnel.Name = name
+		if tunnel.Takeover, err = readTakeover(takeover); err != nil {
+			return err
+		}
 		return c.http(ctx, tunnel, service)
 	})
 	cmd.Long = `Give a web service a public URL, until it is stopped.
@@ -38,6 +41,7 @@ TARGET is where the service is:
 The URL is the only thing on stdout. A service that is not there (yet) costs its
 visitors an error, and the tunnel nothing.`
 	cmd.Flags().StringVar(&name, "name", "", "the `name` to be had; it stays yours (default: a random one)")
+	cmd.Flags().StringVar(&takeover, "takeover", "replace", "if another culvert of yours has the name, `replace|refuse|pool`: take it, leave it (and keep it oneself), or share its visitors if both say so")
 	s.add(cmd.Flags())
 	c.connectionFlags(cmd)
 	cmd.Flags().StringVar(&c.flags.Server, "server", "", "the node, as `host[:port]` (CULVERT_SERVER; default: the one of culvert login)")
@@ -49,6 +53,15 @@ visitors an error, and the tunnel nothing.`
 // grace is how long visitors in flight may take to finish when we are asked to
 // stop. Whoever asks twice does not wait.
 const grace = 10 * time.Second
+
+func readTakeover(text string) (culvert.Takeover, error) {
+	for _, t := range []culvert.Takeover{culvert.TakeoverReplace, culvert.TakeoverRefuse, culvert.TakeoverPool} {
+		if t.String() == text {
+			return t, nil
+		}
+	}
+	return 0, &usageError{fmt.Sprintf("--takeover %q is none", text), "it is one of replace, refuse and pool"}
+}
 
 // http is all of "culvert http". It goes in by the front door: whatever it can
 // do, an importer of the package can do as well.

@@ -22,7 +22,7 @@ import (
 
 // A node is a small one for scripts, at localhost, with its own CA. It takes
 // the token cvt_good, and takes the name "lost" away as soon as a visitor came;
-// "taken", "forbidden", "bad..name" and "old" are refused.
+// "taken", "held", "forbidden", "bad..name" and "old" are refused.
 type node struct {
 	ln   net.Listener
 	cert tls.Certificate
@@ -136,7 +136,7 @@ func (n *node) serve(conn *mux.Conn) {
 }
 
 func (n *node) bind(conn *mux.Conn, control *mux.Stream, m *wire.Bind) {
-	code := map[string]wire.Code{"taken": wire.NameTaken, "old": wire.OptionInvalid, "forbidden": wire.NameNotAllowed, "bad..name": wire.NameInvalid}[m.Name]
+	code := map[string]wire.Code{"taken": wire.NameTaken, "held": wire.NameHeld, "old": wire.OptionInvalid, "forbidden": wire.NameNotAllowed, "bad..name": wire.NameInvalid}[m.Name]
 	if code != 0 {
 		wire.Write(control, &wire.Refused{Request: m.Request, Code: code, Reason: "the reason"})
 		return

@@ -136,6 +136,8 @@ func hint(err error) string {
 		culvert.ErrNameNotAllowed: "choose one with --name that the token is for, or ask the operator of the node",
 		culvert.ErrTooManyTunnels: "stop another tunnel first",
 		culvert.ErrReplaced:       "another culvert of yours holds the name now; stop it, or choose another name with --name",
+		culvert.ErrNameInUse:      "another culvert of yours wants the name as well, and takes it back each time; stop one of them, choose another name with --name, or let them share it: --takeover pool for both",
+		culvert.ErrNameHeld:       "another culvert of yours has the name; stop it, choose another name with --name, or let them share it: --takeover pool for both",
 		culvert.ErrOptionInvalid:  "if the node is older than this culvert, ask its operator to update it, or do without that option",
 		culvert.ErrVersion:        "update culvert, or ask the operator of the node to update it",
 	} {

@@ -172,10 +172,13 @@ func TestLimitFlags(t *testing.T) {
 		"hsts":            func(c server.Config) any { return c.HSTS },
 		"min-rate":        func(c server.Config) any { return c.MinRate },
 		"max-visitors":    func(c server.Config) any { return c.MaxVisitors },
+		"hold":            func(c server.Config) any { return c.Hold },
+		"hold-max":        func(c server.Config) any { return c.HoldMax },
 	} {
 		preset := map[string]any{
 			"drain": 30 * time.Second, "service-timeout": time.Minute, "silence": 5 * time.Minute, "idle-timeout": 5 * time.Minute,
 			"head-timeout": 10 * time.Second, "hsts": time.Duration(0), "min-rate": 240, "max-visitors": 16384,
+			"hold": 10 * time.Second, "hold-max": 100,
 		}[name]
 		var five, nothing any = 5 * time.Second, time.Duration(-1)
 		value, zeros := "5s", []string{"0", "0s"}

@@ -81,6 +81,15 @@ type Config struct {
 	// stops. Zero means 30 seconds; negative means no time at all.
 	Drain time.Duration
 
+	// Hold is how long visitors wait for an agent that is expected back, and for
+	// how long one is expected. Zero means 10 seconds; negative means that
+	// nobody waits.
+	Hold time.Duration
+
+	// HoldMax is how many visitors of a name may wait so. Zero means 100;
+	// negative means none.
+	HoldMax int
+
 	// HeadTimeout is how long a visitor may take for the head of a request.
 	// Zero means 10 seconds; it cannot be turned off.
 	HeadTimeout time.Duration
@@ -271,6 +280,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 
 // rooms are the parts of a node that run.
 type rooms struct {
+	routes   *router.Router
 	edge     *edge.Edge
 	sessions *session.Server
 	admin    *admin.Server
@@ -298,14 +308,15 @@ func (n *Node) build(ctx context.Context, st *store.Store) (_ *rooms, err error)
 	}
 
 	suffix := "." + n.cfg.Domain
-	routes := &router.Router{Owned: func(host string) bool {
-		label, ok := strings.CutSuffix(host, suffix)
-		return ok && r.auth.Owned(label)
-	}}
-	r.auth.InUse = func(label string) bool {
-		_, err := routes.Lookup(label + suffix)
-		return err == nil
+	r.routes = &router.Router{
+		Owned: func(host string) bool {
+			label, ok := strings.CutSuffix(host, suffix)
+			return ok && r.auth.Owned(label)
+		},
+		Began: time.Now(), // and agents of the node before come back now
+		Hold:  n.cfg.Hold, HoldMax: n.cfg.HoldMax,
 	}
+	r.auth.InUse = func(label string) bool { return r.routes.Holds(label + suffix) }
 
 	defer func() {
 		if err != nil {
@@ -326,12 +337,12 @@ func (n *Node) build(ctx context.Context, st *store.Store) (_ *rooms, err error)
 
 	port := n.publicPort(r.public)
 	r.sessions = &session.Server{
-		Auth: r.auth, Router: routes, Domain: n.cfg.Domain, Software: n.cfg.software(), Log: n.log,
+		Auth: r.auth, Router: r.routes, Domain: n.cfg.Domain, Software: n.cfg.software(), Log: n.log,
 		PublicURL: func(label string) string { return URL(label+suffix, port) },
 		Mux:       mux.Config{Pool: mux.NewPool(maxUnread)},
 	}
 	r.edge = &edge.Edge{
-		Domain: n.cfg.Domain, GetCertificate: getCertificate, Visitors: routes, Agents: r.sessions,
+		Domain: n.cfg.Domain, GetCertificate: getCertificate, Visitors: r.routes, Agents: r.sessions,
 		TrustedProxies: n.cfg.TrustedProxies, RedirectPort: port, Log: n.log,
 		HeadTimeout: n.cfg.HeadTimeout, ServiceTimeout: n.cfg.ServiceTimeout, Silence: n.cfg.Silence,
 		IdleTimeout: n.cfg.IdleTimeout, MinRate: n.cfg.MinRate, HSTS: n.cfg.HSTS, MaxVisitors: n.cfg.MaxVisitors,
@@ -434,6 +445,7 @@ func (n *Node) ready(r *rooms) {
 func (n *Node) drain(r *rooms) {
 	ctx, cancel := context.WithTimeout(n.cut, n.cfg.drain())
 	defer cancel()
+	r.routes.SetHold(-1, -1) // nobody comes back to a node that leaves
 	var wg sync.WaitGroup
 	wg.Go(func() { n.note("visitors", r.edge.Shutdown(ctx)) })
 	wg.Go(func() { n.note("agents", r.sessions.Shutdown(ctx)) })

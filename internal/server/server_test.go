@@ -185,7 +185,7 @@ func TestFirstLight(t *testing.T) {
 	n.end()
 
 	// The names and tokens of a node outlive it.
-	n = start(t, data, nil)
+	n = start(t, data, func(c *server.Config) { c.Hold = -1 })
 	if !n.ready.Tokens {
 		t.Error("after a restart: no token")
 	}
@@ -205,6 +205,56 @@ func TestFirstLight(t *testing.T) {
 
 // TestRevoke: two seconds after a token is revoked no byte flows any more, and
 // the agent knows that coming back is of no use.
+// TestHold: a node that has just begun expects the agents of the one before,
+// and their visitors wait; until it is stopped.
+func TestHold(t *testing.T) {
+	data := t.TempDir()
+	n := start(t, data, nil)
+	ann := n.token("ann")
+	if _, err := n.serve(ann.Secret, "blog", hello); err != nil {
+		t.Fatal(err)
+	}
+	n.end()
+
+	for _, comes := range []bool{true, false} {
+		n = start(t, data, func(c *server.Config) { c.Hold, c.HoldMax = time.Hour, 1 })
+		type answer struct {
+			status int
+			err    error
+		}
+		answers := make(chan answer, 2)
+		c := n.visitor()
+		for range 2 {
+			go func() {
+				res, err := c.Get("https://blog.tunnel.test")
+				if err != nil {
+					answers <- answer{err: err}
+					return
+				}
+				res.Body.Close()
+				answers <- answer{status: res.StatusCode}
+			}()
+		}
+		one := <-answers
+		if one.status != 503 {
+			t.Fatalf("got %+v; want 503 for one of two, at once", one)
+		}
+		want := 503
+		if comes {
+			want = 200
+			if _, err := n.serve(ann.Secret, "blog", hello); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			n.stop()
+		}
+		if a := <-answers; a.err != nil || a.status != want {
+			t.Errorf("agent comes %v: got %+v; want %d", comes, a, want)
+		}
+		n.end()
+	}
+}
+
 func TestRevoke(t *testing.T) {
 	n := start(t, t.TempDir(), nil)
 	ann, bob := n.token("ann"), n.token("bob")

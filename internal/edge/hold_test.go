@@ -99,6 +99,26 @@ func TestHeld(t *testing.T) {
 	})
 }
 
+// TestHeldThenLate: a service that is late is late, when it was waited for as
+// well.
+func TestHeldThenLate(t *testing.T) {
+	bothEnds(t, func(t *testing.T, h2 bool, proto router.Proto) {
+		for method, body := range map[string]string{"GET": "", "POST": "change"} {
+			w := newWorld(t, func(e *Edge) { e.ServiceTimeout = 4 * time.Second })
+			w.lose()
+			got := asks(t.Context(), w.visitor(h2), method, body)
+			time.Sleep(7 * time.Second)
+			w.add(newService(func(rw http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				<-r.Context().Done()
+			}), proto)
+			if a := <-got; a.status != 504 || a.took < 11*time.Second || a.took > 11*time.Second+lateBy {
+				t.Errorf("%s: got %d after %v; want 504 after 11s", method, a.status, a.took)
+			}
+		}
+	})
+}
+
 // TestHeldInVain: who has waited long enough is told to come again.
 func TestHeldInVain(t *testing.T) {
 	both(t, func(t *testing.T, h2 bool) {
@@ -217,18 +237,18 @@ func TestAwayAndBack(t *testing.T) {
 func TestSessionHasJustDied(t *testing.T) {
 	bothEnds(t, func(t *testing.T, h2 bool, proto router.Proto) {
 		for method, body := range map[string]string{"GET": "", "POST": "change", "PATCH": strings.Repeat("much", 1<<18)} {
-			w := newWorld(t, nil)
+			w := newWorld(t, func(e *Edge) { e.ServiceTimeout, e.Silence = time.Second, time.Second })
 			var dead, next atomic.Int32
 			s := newService(says(&dead))
 			why := fmt.Errorf("%w: the session is ending", router.ErrOffline)
 			s.refuse.Store(&why)
 			epoch := w.add(s, proto)
 			got := asks(t.Context(), w.visitor(h2), method, body)
-			time.Sleep(time.Second)
+			time.Sleep(2 * time.Second)
 			w.routes.Lose(away, epoch)
-			time.Sleep(time.Second)
+			time.Sleep(3 * time.Second)
 			w.add(newService(says(&next)), proto)
-			if a := <-got; a.body != method+" "+body || a.took != 2*time.Second || dead.Load() != 0 || next.Load() != 1 {
+			if a := <-got; a.body != method+" "+body || a.took != 5*time.Second || dead.Load() != 0 || next.Load() != 1 {
 				t.Errorf("%s: got %d, %d bytes after %v; %d and %d times asked", method, a.status, len(a.body), a.took, dead.Load(), next.Load())
 			}
 		}

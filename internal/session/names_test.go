@@ -236,6 +236,38 @@ func TestNoFight(t *testing.T) {
 	})
 }
 
+// TestNobodyReplacesHimself: an agent that has a name in two sessions, because it
+// makes one before it leaves the other, is not told to end.
+func TestNobodyReplacesHimself(t *testing.T) {
+	bubble(t, func(f *fixture) {
+		p := f.join("ann-1", 1)
+		for i, by := range []agent{{"ann", [16]byte{1}}, {"ann", [16]byte{2}}} {
+			request := uint32(i + 1)
+			p.bindAs(request, wire.TakeoverReplace)
+			p.wantBound("bind", request)
+			x := p.session(1)
+			x.mu.Lock()
+			t := x.tunnels[request]
+			x.mu.Unlock()
+			again := &tunnel{session: &session{server: x.server, agent: by}, name: t.name, host: t.host}
+			losers, refused := x.server.take(again, router.Options{})
+			if len(losers) != 1 || losers[0] != t || refused != nil {
+				f.Fatalf("%v: got %v, %+v; want the name", by, losers, refused)
+			}
+			if swap := !x.server.tunnels[t.name].swapped.IsZero(); swap != (request == 2) {
+				f.Errorf("request %d: a swap is %v", request, swap)
+			}
+			x.replaced(t, by)
+			x.server.release(again, false)
+			if request == 1 {
+				p.wantSilence("its own doing")
+			} else {
+				p.wantReplaced("another's", request)
+			}
+		}
+	})
+}
+
 // TestPoolIsBounded: the number of agents that share a name.
 func TestPoolIsBounded(t *testing.T) {
 	bubble(t, func(f *fixture) {
@@ -259,11 +291,16 @@ func TestHolds(t *testing.T) {
 		end  func(f *fixture, p *agentPeer)
 		held bool
 	}{
-		"its connection breaks":           {func(f *fixture, p *agentPeer) { p.raw.Break() }, true},
-		"it breaks the rules":             {func(f *fixture, p *agentPeer) { io.WriteString(p.control, "\x03\xff\xff\xff") }, false},
-		"it was kicked":                   {func(f *fixture, p *agentPeer) { f.Kick(f.Sessions()[0].ID) }, true},
-		"it comes back":                   {func(f *fixture, p *agentPeer) { f.join("ann-1", 1) }, true},
-		"it leaves a node that drains":    {func(f *fixture, p *agentPeer) { p.session(1).drain(time.Second) }, true},
+		"its connection breaks":        {func(f *fixture, p *agentPeer) { p.raw.Break() }, true},
+		"it breaks the rules":          {func(f *fixture, p *agentPeer) { io.WriteString(p.control, "\x03\xff\xff\xff") }, false},
+		"it was kicked":                {func(f *fixture, p *agentPeer) { f.Kick(f.Sessions()[0].ID) }, true},
+		"it comes back":                {func(f *fixture, p *agentPeer) { f.join("ann-1", 1) }, true},
+		"it leaves a node that drains": {func(f *fixture, p *agentPeer) { p.session(1).drain(time.Second) }, true},
+		"it leaves when it was asked to": {func(f *fixture, p *agentPeer) {
+			f.mustVisit("blog", p)
+			p.session(1).drain(time.Second)
+			p.conn.Close()
+		}, true},
 		"its connection is away":          {func(f *fixture, p *agentPeer) { p.session(1).strand(true) }, true},
 		"it unbinds":                      {func(f *fixture, p *agentPeer) { p.say(&wire.Unbind{Request: 1}) }, false},
 		"it closes in good order":         {func(f *fixture, p *agentPeer) { p.conn.Close() }, false},
@@ -319,6 +356,11 @@ func TestLostVisitors(t *testing.T) {
 		stream.Close()
 		if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
 			f.Errorf("a stream that has ended: %v, want EOF", err)
+		}
+		conn, _ = f.mustVisit("blog", p)
+		conn.(interface{ Abort() }).Abort()
+		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, router.ErrLost) {
+			f.Errorf("a stream that we cut: %v", err)
 		}
 		conn, _ = f.mustVisit("blog", p)
 		conn.SetReadDeadline(time.Now().Add(time.Second))

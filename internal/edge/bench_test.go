@@ -70,7 +70,7 @@ func serveCanned(tb testing.TB, n int, asks, answers string) {
 	d := newDoor(tb.Context(), &Edge{Domain: domain, Visitors: routes}, domain, nil)
 	defer d.cut()
 	c := &canned{says: []byte(asks), times: n}
-	d.serveH1(c, c)
+	d.serveH1(c, c, d.asker())
 	if want := n * 1024; c.heard < want { // the bodies alone
 		tb.Fatalf("the visitor heard %d bytes; want %d and more", c.heard, want)
 	}

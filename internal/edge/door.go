@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/culvertd/culvert/internal/name"
 )
@@ -35,15 +37,38 @@ type door struct {
 	cut    context.CancelFunc
 
 	places places
+	askers tally // connections from which a request may come yet, and strangers
 	conns  tally // open connections of visitors
 	visits tally // requests under way, upgraded ones as well
 
-	mu      sync.Mutex // guards the fields below
-	leaving bool
-	h1s     map[*h1Visitor]struct{}
-	h2s     map[*tls.Conn]*place
-	guards  map[*flowGuard]struct{} // connections to services of HTTP/2
-	ended   bool                    // there will be no more of these
+	leaving atomic.Bool    // no connection has more than one more request
+	closers sync.WaitGroup // of connections that were idle
+
+	mu     sync.Mutex // guards the fields below
+	h2s    map[*tls.Conn]*h2Conn
+	guards map[*flowGuard]struct{} // connections to services of HTTP/2
+	ended  bool                    // there will be no more of these
+}
+
+// An asker is a connection as long as a request may come from it.
+type asker struct {
+	of   *tally
+	once sync.Once
+}
+
+func (d *door) asker() *asker {
+	d.askers.add(1)
+	return &asker{of: &d.askers}
+}
+
+// done says that no request comes any more. It may be called twice.
+func (a *asker) done() { a.once.Do(func() { a.of.add(-1) }) }
+
+// An h2Conn is a visitor's connection of HTTP/2.
+type h2Conn struct {
+	place *place
+	asker *asker
+	idle  time.Duration // since then, of the watchman's time; negative while it is not
 }
 
 func newDoor(ctx context.Context, e *Edge, domain string, serveAgent func(net.Conn)) *door {
@@ -55,8 +80,7 @@ func newDoor(ctx context.Context, e *Edge, domain string, serveAgent func(net.Co
 		serveAgent: serveAgent,
 		listener:   handover{conns: make(chan net.Conn), closed: make(chan struct{})},
 		places:     places{max: e.maxVisitors()},
-		h1s:        make(map[*h1Visitor]struct{}),
-		h2s:        make(map[*tls.Conn]*place),
+		h2s:        make(map[*tls.Conn]*h2Conn),
 		guards:     make(map[*flowGuard]struct{}),
 	}
 	d.handle = d.serveVisit
@@ -68,7 +92,7 @@ func newDoor(ctx context.Context, e *Edge, domain string, serveAgent func(net.Co
 	d.watchman = newWatchman(limits{
 		idle: e.idleTimeout(), head: e.headTimeout(), service: e.serviceTimeout(), silence: e.silence(),
 		rate: e.minRate(),
-	}, d.streams.sweep)
+	}, d.sweep)
 	d.streams.man = d.watchman
 	d.h2 = newH2Transport(d)
 	d.server = newH2Server(d)
@@ -90,24 +114,20 @@ func (d *door) run() {
 	d.cut()
 	close(done)
 	wg.Wait()
+	d.closers.Wait()
 }
 
 // serveH1 serves a visitor of HTTP/1.1 until he leaves, and closes the
 // connection. With TLS, raw is what is under it.
-func (d *door) serveH1(raw, c net.Conn) {
+func (d *door) serveH1(raw, c net.Conn, a *asker) {
 	place := d.enter(raw)
 	if place == nil {
+		a.done()
 		return
 	}
 	v := newH1Visitor(d, raw, c)
-	v.place = place
+	v.place, v.asker = place, a
 	d.conns.add(1)
-	d.mu.Lock()
-	d.h1s[v] = struct{}{}
-	if d.leaving {
-		v.leaving.Store(true)
-	}
-	d.mu.Unlock()
 	defer d.leftH1(v)
 	if d.ctx.Err() != nil {
 		v.cut()
@@ -118,25 +138,24 @@ func (d *door) serveH1(raw, c net.Conn) {
 // leftH1 forgets a visitor of HTTP/1.1, who has left or turned out to be an
 // agent. It may be called twice.
 func (d *door) leftH1(v *h1Visitor) {
-	d.mu.Lock()
-	_, here := d.h1s[v]
-	delete(d.h1s, v)
-	d.mu.Unlock()
-	if here {
+	v.asker.done()
+	if v.place != nil {
 		v.place.leave()
+		v.place = nil
 		d.conns.add(-1)
 	}
 }
 
 // takeH2 gives the standard library a visitor of HTTP/2.
-func (d *door) takeH2(raw net.Conn, c *tls.Conn) {
+func (d *door) takeH2(raw net.Conn, c *tls.Conn, a *asker) {
 	place := d.enter(raw)
 	if place == nil {
+		a.done()
 		return
 	}
 	d.conns.add(1)
 	d.mu.Lock()
-	d.h2s[c] = place
+	d.h2s[c] = &h2Conn{place: place, asker: a, idle: -1}
 	d.mu.Unlock()
 	if !d.listener.give(c) {
 		d.leftH2(c)
@@ -146,12 +165,29 @@ func (d *door) takeH2(raw net.Conn, c *tls.Conn) {
 // leftH2 forgets a visitor of HTTP/2.
 func (d *door) leftH2(c *tls.Conn) {
 	d.mu.Lock()
-	place := d.h2s[c]
+	v := d.h2s[c]
 	delete(d.h2s, c)
 	d.mu.Unlock()
-	if place != nil {
-		place.leave()
+	if v != nil {
+		v.asker.done()
+		v.place.leave()
 		d.conns.add(-1)
+	}
+}
+
+// sweep is called every tick.
+func (d *door) sweep() {
+	d.streams.sweep()
+	if !d.leaving.Load() {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c, v := range d.h2s {
+		if v.idle >= 0 && d.watchman.since()-v.idle >= parting {
+			v.idle = -1
+			d.closers.Go(func() { c.Close() }) // which takes time if nobody reads
+		}
 	}
 }
 
@@ -164,32 +200,28 @@ func (d *door) enter(raw net.Conn) *place {
 	return d.places.enter(raw)
 }
 
-// Shutdown takes no more connections, waits for all visits, and when ctx ends
-// first, cuts them. The standard library does not wait for upgraded
-// connections, so all are counted here.
+// leave lets visitors go: the answer to the next request of each says that it
+// is the last, and who does not ask for a while is hung up on. To close what is
+// idle at once would fail the request that is on its way.
+func (d *door) leave() {
+	d.leaving.Store(true)
+	d.watchman.leaving.Store(true)
+}
+
+// Shutdown waits until all visitors have left, and when ctx ends first, cuts
+// them. Shutdown of the standard library does not know upgraded connections,
+// and closes what is idle even if a request is on its way: it has no part in
+// this.
 func (d *door) Shutdown(ctx context.Context) error {
+	d.leave()
+	for _, t := range []*tally{&d.askers, &d.visits, &d.conns} {
+		if t.wait(ctx) != nil {
+			d.Close()
+			return context.Cause(ctx)
+		}
+	}
 	d.listener.Close() // also if Serve has not come to it yet
-	d.mu.Lock()
-	d.leaving = true
-	var all []*h1Visitor
-	for v := range d.h1s {
-		all = append(all, v)
-	}
-	d.mu.Unlock()
-	for _, v := range all {
-		v.leave()
-	}
-	err := d.server.Shutdown(ctx)
-	if err == nil {
-		err = d.visits.wait(ctx)
-	}
-	if err == nil {
-		err = d.conns.wait(ctx)
-	}
-	if err != nil {
-		d.Close()
-		return context.Cause(ctx)
-	}
+	d.server.Close()
 	d.streams.close()
 	d.h2.CloseIdleConnections()
 	return nil

@@ -36,7 +36,8 @@
 // internal/h1.
 //
 // [Edge.Shutdown] stops taking, waits for the visitors in flight and cuts what
-// is left when its context ends; [Edge.Close] is now. The package knows no
+// is left when its context ends, in two steps for who needs them: [Edge.Leave]
+// and [Edge.Settle]; [Edge.Close] is now. The package knows no
 // sessions, no tokens and no mux, opens no listeners, and does not decide who
 // may have which name.
 package edge
@@ -166,6 +167,8 @@ type Edge struct {
 
 // A part is what Serve and ServeRedirect run.
 type part interface {
+	Leave()
+	Settle(ctx context.Context) error
 	Shutdown(ctx context.Context) error
 	Close() error
 }
@@ -212,9 +215,23 @@ func (e *Edge) serve(ctx context.Context, g *gate) error {
 	return g.run()
 }
 
-// Shutdown stops taking connections on all listeners, ends those that are
-// idle, and waits for the visitors in flight, upgraded ones as well. When ctx
-// ends first, it cuts them off and returns the cause. Agents stay.
+// Leave stops taking connections on all listeners, and lets visitors go: each
+// is told with the answer to his next request that it was the last, by
+// Connection: close or GOAWAY, and who does not ask for a second is hung up on.
+// Who has an upgraded connection keeps it. Leave does not wait.
+func (e *Edge) Leave() {
+	e.stop(func(p part) error { p.Leave(); return nil })
+}
+
+// Settle waits, after Leave, until no request can come any more. Upgraded
+// connections may be left. It returns why ctx ended if it did so first.
+func (e *Edge) Settle(ctx context.Context) error {
+	return e.stop(func(p part) error { return p.Settle(ctx) })
+}
+
+// Shutdown is Leave, and waits for all visitors, upgraded ones as well. When
+// ctx ends first, it cuts them off and returns the cause. Agents stay, since
+// they carry them.
 func (e *Edge) Shutdown(ctx context.Context) error {
 	return e.stop(func(p part) error { return p.Shutdown(ctx) })
 }

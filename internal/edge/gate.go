@@ -18,6 +18,10 @@ import (
 // agentProtocol is the ALPN name of an agent. An agent speaks TLS 1.3.
 const agentProtocol = "culvert/1"
 
+// partingHandshake is how long a handshake may take that was under way when the
+// listener was closed.
+const partingHandshake = 2 * time.Second
+
 // A gate is one listener being served.
 type gate struct {
 	edge      *Edge
@@ -65,15 +69,29 @@ func (g *gate) run() error {
 	return err
 }
 
+// Leave stops taking connections, and lets visitors go. Who has been taken is
+// somebody's, and is served: a handshake is ended, if it ends soon.
+func (g *gate) Leave() {
+	g.stop()
+	g.greetings.each(func(c net.Conn) { c.SetDeadline(time.Now().Add(partingHandshake)) })
+	g.door.leave()
+}
+
+// Settle waits until no request can come any more.
+func (g *gate) Settle(ctx context.Context) error { return g.door.askers.wait(ctx) }
+
 // Shutdown stops taking connections, and drains those of visitors.
 func (g *gate) Shutdown(ctx context.Context) error {
-	g.stop()
-	return g.door.Shutdown(ctx)
+	g.Leave()
+	err := g.door.Shutdown(ctx)
+	g.greetings.close()
+	return err
 }
 
 // Close ends visitors and agents now.
 func (g *gate) Close() error {
 	g.stop()
+	g.greetings.close()
 	g.cut()
 	return g.door.Close()
 }
@@ -82,7 +100,6 @@ func (g *gate) stop() {
 	g.stopOnce.Do(func() {
 		close(g.stopped)
 		g.ln.Close()
-		g.greetings.close()
 	})
 }
 
@@ -94,7 +111,8 @@ func (g *gate) accept() error {
 		c, err := g.ln.Accept()
 		if err == nil {
 			pause = 0
-			g.wg.Go(func() { g.greet(c) })
+			a := g.door.asker() // before Shutdown can take us for empty
+			g.wg.Go(func() { g.greet(c, a) })
 			continue
 		}
 		select {
@@ -128,12 +146,19 @@ func passing(err error) bool {
 
 // greet finds out what a stranger wants. It owns c until it has handed it to
 // the door or to the agents.
-func (g *gate) greet(c net.Conn) {
+func (g *gate) greet(c net.Conn, a *asker) {
 	defer g.contain(c)
 	if g.tls == nil {
-		g.door.serveH1(c, c)
+		defer a.done()
+		g.door.serveH1(c, c, a)
 		return
 	}
+	theirs := false // a has been handed over
+	defer func() {
+		if !theirs {
+			a.done()
+		}
+	}()
 	place := g.greetings.enter(c)
 	if place == nil {
 		return
@@ -141,6 +166,11 @@ func (g *gate) greet(c net.Conn) {
 	// The deadline is on the socket, so it counts for a stranger who sends a
 	// byte now and then as well as for one who sends none.
 	c.SetDeadline(time.Now().Add(g.edge.handshakeTimeout()))
+	select {
+	case <-g.stopped: // and has perhaps told all the others
+		c.SetDeadline(time.Now().Add(partingHandshake))
+	default:
+	}
 	conn := tls.Server(c, g.tls)
 	defer place.leave()
 	err := conn.Handshake()
@@ -156,11 +186,13 @@ func (g *gate) greet(c net.Conn) {
 	c.SetDeadline(time.Time{})
 	switch state := conn.ConnectionState(); state.NegotiatedProtocol {
 	case agentProtocol:
+		a.done()
 		g.serveAgent(conn)
 	case "h2":
-		g.door.takeH2(c, conn)
+		theirs = true
+		g.door.takeH2(c, conn, a)
 	default:
-		g.door.serveH1(c, conn)
+		g.door.serveH1(c, conn, a)
 	}
 }
 

@@ -59,7 +59,7 @@ func (c *h1Visitor) begin(s *h1.Response, more bool) error {
 	c.begun = true
 	// He may or may not send the body that he was not asked for, and nobody
 	// would know which (RFC 9110, section 10.1.1).
-	if c.req.ExpectContinue && !c.continued && !c.hasSent() || c.leaving.Load() {
+	if c.req.ExpectContinue && !c.continued && !c.hasSent() || c.door.leaving.Load() {
 		c.last = true
 	}
 	c.head(s)
@@ -193,6 +193,7 @@ func (c *h1Visitor) upgrade(s *h1.Response) (duplex, error) {
 func (c *h1Visitor) takeOver() *upgradedVisitor {
 	c.stopPeeking()
 	c.taken = true
+	c.asker.done()
 	c.watch.turnTo(phaseFree)
 	c.reader.Raw()
 	return &upgradedVisitor{c.conn, c}

@@ -62,8 +62,8 @@ type h1Visitor struct {
 	continued bool // the visitor was told to send the body
 	taken     bool // the connection is somebody else's
 
-	idle    atomic.Bool // waiting for a request: it may be interrupted
-	leaving atomic.Bool // the edge takes no more requests
+	idle  atomic.Bool // waiting for a request: it may be interrupted
+	asker *asker      // until it is known that no more requests will come
 
 	mu      sync.Mutex // guards the fields below, and the read deadline
 	why     error      // of the interruption
@@ -108,7 +108,7 @@ func (c *h1Visitor) next1() bool {
 	}
 	c.watch.turnTo(phaseSending)
 	c.begun, c.continued = false, false
-	c.last = c.req.Close || c.leaving.Load() || c.door.once
+	c.last = c.req.Close || c.door.leaving.Load() || c.door.once
 	c.setSent(c.req.Length == 0)
 	c.visit.open()
 	c.door.serve(&c.visit)
@@ -122,7 +122,7 @@ func (c *h1Visitor) next1() bool {
 	if !c.reader.Done() && (c.last || !c.drain()) {
 		return false
 	}
-	if c.last || c.leaving.Load() {
+	if c.last {
 		return false
 	}
 	c.watch.turnTo(phaseIdle)
@@ -137,9 +137,6 @@ func (c *h1Visitor) readHead() error {
 	}
 	for wait := false; ; {
 		c.idle.Store(len(c.reader.Buffered()) == 0)
-		if c.leaving.Load() && c.idle.Load() {
-			return io.EOF
-		}
 		var err error
 		if wait {
 			c.req.Clear()
@@ -393,12 +390,6 @@ func closeWrite(c net.Conn) error {
 		return half.CloseWrite()
 	}
 	return errors.ErrUnsupported
-}
-
-// leave ends the connection when it has served the request that it serves.
-func (c *h1Visitor) leave() {
-	c.leaving.Store(true)
-	c.interrupt(errDrowsy) // which nobody notices but who waits for a request
 }
 
 // cut ends the connection now, and what it carries.

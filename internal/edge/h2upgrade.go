@@ -58,7 +58,7 @@ func (c *h2Visitor) upgrade(s *h1.Response) (duplex, error) {
 		}
 	}
 	s.Fields = compact(s.Fields)
-	c.setHeader(s)
+	c.part(c.setHeader(s))
 	c.w.WriteHeader(http.StatusOK)
 	if err := c.flush(); err != nil {
 		return nil, err

@@ -229,11 +229,20 @@ func (c *h2Visitor) begin(s *h1.Response, more bool) error {
 			h["Content-Length"] = []string{strconv.FormatInt(n, 10)}
 		}
 	}
+	c.part(h)
 	c.w.WriteHeader(s.Status)
 	if more {
 		return nil
 	}
 	return c.flush()
+}
+
+// part says with this answer that no other request is taken. What becomes of it
+// is not a field but a GOAWAY.
+func (c *h2Visitor) part(h http.Header) {
+	if c.visit.door.leaving.Load() {
+		h["Connection"] = []string{"close"}
+	}
 }
 
 func (c *h2Visitor) flush() error {
@@ -317,11 +326,23 @@ func (c *h2Visitor) abort() {
 	c.control.SetWriteDeadline(longAgo)
 }
 
-// h2ConnState notes the end of a connection.
+// h2ConnState notes when a connection is idle, and its end.
 func (d *door) h2ConnState(c net.Conn, state http.ConnState) {
+	t, ok := c.(*tls.Conn)
+	if !ok {
+		return
+	}
 	if state == http.StateClosed || state == http.StateHijacked {
-		if t, ok := c.(*tls.Conn); ok {
-			d.leftH2(t)
-		}
+		d.leftH2(t)
+		return
+	}
+	since := time.Duration(-1)
+	if state == http.StateIdle {
+		since = d.watchman.since()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if v := d.h2s[t]; v != nil {
+		v.idle = since
 	}
 }

@@ -126,6 +126,13 @@ func (p *places) moveLocked(s *source, before int) {
 func (p *places) close() {
 	p.mu.Lock()
 	p.closed = true
+	p.mu.Unlock()
+	p.each(func(c net.Conn) { c.Close() })
+}
+
+// each calls f with every connection that has a place.
+func (p *places) each(f func(net.Conn)) {
+	p.mu.Lock()
 	var all []net.Conn
 	for _, s := range p.sources {
 		for e := s.conns.Front(); e != nil; e = e.Next() {
@@ -134,7 +141,7 @@ func (p *places) close() {
 	}
 	p.mu.Unlock()
 	for _, c := range all {
-		c.Close()
+		f(c)
 	}
 }
 

@@ -39,10 +39,15 @@ const (
 // slowFor is how long a visitor may be slower than the least rate, in all.
 const slowFor = 25 * time.Second
 
+// parting is how long a connection may be idle once the edge is leaving: for a
+// visitor who is just about to ask again, but not for all who might.
+const parting = time.Second
+
 // limits are how long things may take. Zero means for ever.
 type limits struct {
 	idle, head, service, silence time.Duration
-	rate                         int // bytes in a second
+	rate                         int  // bytes in a second
+	leaving                      bool // the edge is: idle is what lasts longer than parting
 }
 
 // Who is watched is told what is late, and in which turn of his watch that was.
@@ -122,7 +127,7 @@ func (w *watch) look(now, tick time.Duration, l *limits) lateness {
 	case phaseFree:
 		return 0
 	case phaseIdle:
-		if over(l.idle) {
+		if over(l.idle) || l.leaving && lasted >= parting {
 			return lateIdle
 		}
 		if lasted >= tick && !w.told {
@@ -133,6 +138,9 @@ func (w *watch) look(now, tick time.Duration, l *limits) lateness {
 	case phaseHead:
 		if over(l.head) {
 			return lateHead
+		}
+		if l.leaving && lasted >= parting {
+			return lateIdle // which only he notices who has not begun
 		}
 		return 0
 	case phaseHeld:
@@ -201,9 +209,10 @@ func (w *watch) tookSince(out uint64) int64 {
 // A watchman looks at all watches every tick. What he says is late by at most
 // two of these, and what has not taken a tick he may not see at all.
 type watchman struct {
-	limits limits
-	tick   time.Duration
-	also   func() // called every tick
+	limits  limits
+	leaving atomic.Bool
+	tick    time.Duration
+	also    func() // called every tick
 
 	now  atomic.Int64           // nanoseconds of his time: a clock that costs nothing
 	date atomic.Pointer[[]byte] // as a Date field has it (RFC 9110, section 5.6.7)
@@ -259,10 +268,12 @@ func (m *watchman) look() {
 		what lateness
 		turn uint32
 	}
+	l := m.limits
+	l.leaving = m.leaving.Load()
 	var late []found // told without the lock: whom we tell may remove himself
 	m.mu.Lock()
 	for w := range m.watches {
-		if what := w.look(now, m.tick, &m.limits); what != 0 {
+		if what := w.look(now, m.tick, &l); what != 0 {
 			late = append(late, found{w, what, w.seen})
 		}
 	}

@@ -442,13 +442,21 @@ func (n *Node) ready(r *rooms) {
 
 // drain stops taking, tells every agent, and waits for visitors in flight. What
 // is left when the time is up, or when Close is called, is cut.
+//
+// The order is what no request fails by. Listeners are closed before agents are
+// told to go, so that they do not come back here. Sessions carry visitors until
+// none of those who are here can ask any more; a visitor who kept his connection
+// does not know yet that this was the last time.
 func (n *Node) drain(r *rooms) {
 	ctx, cancel := context.WithTimeout(n.cut, n.cfg.drain())
 	defer cancel()
+	r.edge.Leave()
 	r.routes.SetHold(-1, -1) // nobody comes back to a node that leaves
+	r.sessions.Drain(n.cfg.drain())
 	var wg sync.WaitGroup
 	wg.Go(func() { n.note("visitors", r.edge.Shutdown(ctx)) })
-	wg.Go(func() { n.note("agents", r.sessions.Shutdown(ctx)) })
+	r.edge.Settle(ctx)
+	n.note("agents", r.sessions.Shutdown(ctx))
 	wg.Wait()
 	r.sessions.Close()
 	r.edge.Close()

@@ -295,7 +295,7 @@ func TestHolds(t *testing.T) {
 		"it breaks the rules":          {func(f *fixture, p *agentPeer) { io.WriteString(p.control, "\x03\xff\xff\xff") }, false},
 		"it was kicked":                {func(f *fixture, p *agentPeer) { f.Kick(f.Sessions()[0].ID) }, true},
 		"it comes back":                {func(f *fixture, p *agentPeer) { f.join("ann-1", 1) }, true},
-		"it leaves a node that drains": {func(f *fixture, p *agentPeer) { p.session(1).drain(time.Second) }, true},
+		"it leaves a node that drains": {func(f *fixture, p *agentPeer) { p.session(1).drain(time.Second); p.session(1).settle() }, true},
 		"it leaves when it was asked to": {func(f *fixture, p *agentPeer) {
 			f.mustVisit("blog", p)
 			p.session(1).drain(time.Second)

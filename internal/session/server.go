@@ -5,8 +5,9 @@
 // A [Server] takes conns from whoever met them. One begins a session, and stays
 // in ServeAgent until that has ended; another joins a session as a lane, and
 // stays until the lane has. A session may live without lanes for a while: it is
-// resuming then, and its streams wait. [Server.Shutdown] stops it: no new sessions, a word to
-// every agent, time for visitors in flight, and the cut; [Server.Close] is only
+// resuming then, and its streams wait. [Server.Shutdown] stops it: no new sessions
+// and a word to every agent, which [Server.Drain] says earlier where visitors may
+// still come; then time for visitors in flight, and the cut; [Server.Close] is only
 // the cut. The package does not listen, does not know what a visitor wants, and
 // does not decide who may have which name.
 package session
@@ -100,6 +101,7 @@ type Server struct {
 
 	mu        sync.Mutex // guards the fields below
 	stopping  bool
+	draining  bool                  // Drain was called
 	strangers []*stranger           // who have not proved anything yet, the oldest first
 	present   int                   // conns in ServeAgent
 	sessions  map[[16]byte]*session // that were welcomed and live, by id
@@ -218,17 +220,36 @@ func (s *Server) latest() []*session {
 	return slices.Collect(maps.Values(s.agents))
 }
 
-// Shutdown begins no session any more, tells every agent, and waits until their
-// visitors have finished; meanwhile a session that loses its lanes may resume. When ctx ends first, it cuts what is left and returns
-// the cause of ctx. ServeAgent has returned everywhere when Shutdown does.
+// Drain begins no session any more, and tells every agent how long it may stay at
+// most. Sessions go on carrying visitors, new ones too: those that the edge has
+// let in are still to be answered. One that loses its lanes may resume.
+func (s *Server) Drain(left time.Duration) {
+	s.mu.Lock()
+	again := s.draining
+	s.draining = true
+	s.mu.Unlock()
+	if again {
+		return
+	}
+	s.stop()
+	for _, x := range s.latest() {
+		x.drain(left)
+	}
+}
+
+// Shutdown is Drain, if that was not called before; then it takes no more
+// visitors, and waits until those who are here have finished. When ctx ends
+// first, it cuts what is left and returns the cause of ctx. ServeAgent has
+// returned everywhere when Shutdown does.
 func (s *Server) Shutdown(ctx context.Context) error {
 	left := 24 * time.Hour
 	if deadline, ok := ctx.Deadline(); ok {
 		left = time.Until(deadline)
 	}
+	s.Drain(left)
 	empty := s.stop()
 	for _, x := range s.latest() {
-		x.drain(left)
+		x.settle()
 	}
 	select {
 	case <-empty:

@@ -50,9 +50,10 @@ type session struct {
 
 	mu       sync.Mutex // guards the fields below
 	ended    bool
-	lost     bool          // the agent is expected back; to be read once ended
-	last     *wire.Refused // what to say before hanging up; nil for nothing
-	draining bool
+	lost     bool               // the agent is expected back; to be read once ended
+	last     *wire.Refused      // what to say before hanging up; nil for nothing
+	draining bool               // the agent was told that it will have to leave
+	closing  bool               // no new visitors: the last one ends the session
 	tunnels  map[uint32]*tunnel // by the agent's request
 	visitors map[*visitor]struct{}
 	ways
@@ -468,15 +469,22 @@ func (x *session) expectedLocked(last *wire.Refused, lost bool) bool {
 	return lost || x.draining
 }
 
-// drain tells the agent that it will have to leave, and ends the session as
-// soon as it has no visitors.
+// drain tells the agent that it will have to leave. It goes on carrying
+// visitors.
 func (x *session) drain(left time.Duration) {
 	x.mu.Lock()
 	x.draining = true
-	quiet := len(x.visitors) == 0
 	x.mu.Unlock()
 
 	x.send(&wire.Drain{Deadline: wire.Milliseconds(left)})
+}
+
+// settle takes no more visitors, and ends the session as soon as it has none.
+func (x *session) settle() {
+	x.mu.Lock()
+	x.closing = true
+	quiet := len(x.visitors) == 0
+	x.mu.Unlock()
 	if quiet {
 		x.end(nil)
 	}

@@ -401,6 +401,33 @@ func TestKick(t *testing.T) {
 	})
 }
 
+// TestDrain: agents are told, and carry visitors until Shutdown.
+func TestDrain(t *testing.T) {
+	bubble(t, func(f *fixture) {
+		p := f.join("ann-1", 1)
+		p.bind(1, "blog")
+		f.Drain(30 * time.Second)
+		f.Drain(20 * time.Second) // who has been told need not hear it again
+		p.want("everybody is told", &wire.Drain{Deadline: 30_000})
+		time.Sleep(10 * time.Second)
+		conn, stream := f.mustVisit("blog", p)
+		io.WriteString(stream, "still here")
+		stream.Close()
+		if got, err := readAll(conn); got != "still here" || err != nil {
+			f.Errorf("a visitor read %q, %v", got, err)
+		}
+		p.say(&wire.Bind{Request: 2, Name: "wiki"})
+		p.wantRefused("a new tunnel", 2, wire.ShuttingDown)
+		conn.Close()
+		done := make(chan error)
+		go func() { done <- f.Shutdown(f.Context()) }()
+		p.wantGone("who has no visitors", time.Second)
+		if err := <-done; err != nil {
+			f.Errorf("Shutdown: %v", err)
+		}
+	})
+}
+
 // TestShutdown: stop taking, tell, wait, cut.
 func TestShutdown(t *testing.T) {
 	bubble(t, func(f *fixture) {

@@ -63,18 +63,18 @@ func (t *tunnel) Open(ctx context.Context, v router.Visit) (net.Conn, error) {
 func (x *session) enter(v *visitor) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.ended || x.draining {
+	if x.ended || x.closing {
 		return false
 	}
 	x.visitors[v] = struct{}{}
 	return true
 }
 
-// leave forgets a visitor; the last one ends a session that drains.
+// leave forgets a visitor; the last one ends a session that takes no more.
 func (x *session) leave(v *visitor) {
 	x.mu.Lock()
 	delete(x.visitors, v)
-	last := x.draining && len(x.visitors) == 0
+	last := x.closing && len(x.visitors) == 0
 	x.mu.Unlock()
 	if last {
 		x.end(nil)

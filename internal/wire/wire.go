@@ -162,8 +162,9 @@ type Unbound struct {
 	Reason  string
 }
 
-// Drain says that the node is about to leave: it opens no new streams, and cuts
-// what is left after Deadline.
+// Drain says that the node is about to leave, and binds nothing any more. The
+// agent connects anew and stays here as well: streams come for visitors who had
+// come before, until the node hangs up, after Deadline at the latest.
 type Drain struct {
 	Deadline   uint32 // milliseconds from now
 	RetryAfter uint32 // milliseconds before it makes sense to come back

@@ -3,7 +3,6 @@ package edge
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -24,17 +23,17 @@ type door struct {
 	serveAgent func(net.Conn) // returns when the agent has left
 	handle     func(*visit)   // what serve does; the redirect's differs
 	once       bool           // no connection has a second request
-	hsts       []byte         // what the edge says for itself; nil for nothing
+	hsts       atomic.Pointer[[]byte]
 
 	watchman *watchman
 	streams  *streams
 	h2       *http.Transport // to services of HTTP/2
-	server   *http.Server    // for visitors of HTTP/2
-	listener handover
 
 	agents context.Context // of agents that come by WebSocket
 	ctx    context.Context // of all visits; ends with Close, and when Shutdown has no more time
 	cut    context.CancelFunc
+
+	stopped chan struct{} // closed by closeH2
 
 	places places
 	askers tally // connections from which a request may come yet, and strangers
@@ -42,12 +41,23 @@ type door struct {
 	visits tally // requests under way, upgraded ones as well
 
 	leaving atomic.Bool    // no connection has more than one more request
-	closers sync.WaitGroup // of connections that were idle
+	wg      sync.WaitGroup // servers, and those who close connections that were idle
 
-	mu     sync.Mutex // guards the fields below
-	h2s    map[*tls.Conn]*h2Conn
-	guards map[*flowGuard]struct{} // connections to services of HTTP/2
-	ended  bool                    // there will be no more of these
+	mu      sync.Mutex // guards the fields below
+	server  *h2Server  // of the settings in force
+	running bool
+	closed  bool // there will be no other server
+	h2s     map[*tls.Conn]*h2Conn
+	guards  map[*flowGuard]struct{} // connections to services of HTTP/2
+	ended   bool                    // there will be no more of these
+}
+
+// An h2Server is one of the standard library's for visitors of HTTP/2. Its
+// settings cannot change: other settings take another server, for the
+// connections that come from then on.
+type h2Server struct {
+	*http.Server
+	listener handover
 }
 
 // An asker is a connection as long as a request may come from it.
@@ -66,6 +76,7 @@ func (a *asker) done() { a.once.Do(func() { a.of.add(-1) }) }
 
 // An h2Conn is a visitor's connection of HTTP/2.
 type h2Conn struct {
+	raw   net.Conn // the socket
 	place *place
 	asker *asker
 	idle  time.Duration // since then, of the watchman's time; negative while it is not
@@ -78,25 +89,54 @@ func newDoor(ctx context.Context, e *Edge, domain string, serveAgent func(net.Co
 		domain:     domain,
 		log:        e.logger(),
 		serveAgent: serveAgent,
-		listener:   handover{conns: make(chan net.Conn), closed: make(chan struct{})},
-		places:     places{max: e.maxVisitors()},
+		stopped:    make(chan struct{}),
 		h2s:        make(map[*tls.Conn]*h2Conn),
 		guards:     make(map[*flowGuard]struct{}),
 	}
 	d.handle = d.serveVisit
-	if max := e.hsts(); max > 0 {
-		d.hsts = fmt.Appendf(nil, "max-age=%d", int(max.Seconds()))
-	}
 	d.ctx, d.cut = context.WithCancel(ctx)
 	d.streams = &streams{idle: make(map[stay][]*stream)}
-	d.watchman = newWatchman(limits{
-		idle: e.idleTimeout(), head: e.headTimeout(), service: e.serviceTimeout(), silence: e.silence(),
-		rate: e.minRate(),
-	}, d.sweep)
+	d.watchman = newWatchman(e.settings().limits(), d.sweep)
 	d.streams.man = d.watchman
 	d.h2 = newH2Transport(d)
-	d.server = newH2Server(d)
+	d.set(e.settings())
 	return d
+}
+
+// set puts other settings in force.
+func (d *door) set(s *Settings) {
+	d.watchman.limits.Store(s.limits())
+	d.places.resize(s.maxVisitors())
+	hsts := s.hsts()
+	d.hsts.Store(&hsts)
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	old := d.server
+	if d.closed || old != nil && old.IdleTimeout == s.idleTimeout() && old.ReadHeaderTimeout == s.headTimeout() {
+		return
+	}
+	d.server = &h2Server{newH2Server(d, s), handover{conns: make(chan net.Conn), closed: make(chan struct{})}}
+	if d.running {
+		d.serveLocked()
+	}
+	if old != nil {
+		old.listener.Close() // and its connections stay
+	}
+}
+
+// serveLocked runs the server until its listener is closed.
+func (d *door) serveLocked() {
+	s := d.server
+	d.wg.Go(func() { s.Serve(&s.listener) })
+}
+
+// sayHSTS is what the edge says for itself about https; nil for nothing.
+func (d *door) sayHSTS() []byte {
+	if b := d.hsts.Load(); b != nil {
+		return *b
+	}
+	return nil
 }
 
 // run serves until Shutdown or Close, and returns when everything it started
@@ -105,7 +145,11 @@ func (d *door) run() {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() { d.watchman.run(done) })
-	d.server.Serve(&d.listener) // http.ErrServerClosed: the listener fails only when it is closed
+	d.mu.Lock()
+	d.running = true
+	d.serveLocked()
+	d.mu.Unlock()
+	<-d.stopped
 	d.conns.wait(context.Background())
 	d.visits.wait(context.Background())
 	d.streams.close()
@@ -114,7 +158,7 @@ func (d *door) run() {
 	d.cut()
 	close(done)
 	wg.Wait()
-	d.closers.Wait()
+	d.wg.Wait()
 }
 
 // serveH1 serves a visitor of HTTP/1.1 until he leaves, and closes the
@@ -154,11 +198,19 @@ func (d *door) takeH2(raw net.Conn, c *tls.Conn, a *asker) {
 		return
 	}
 	d.conns.add(1)
-	d.mu.Lock()
-	d.h2s[c] = &h2Conn{place: place, asker: a, idle: -1}
-	d.mu.Unlock()
-	if !d.listener.give(c) {
-		d.leftH2(c)
+	for {
+		d.mu.Lock()
+		d.h2s[c] = &h2Conn{raw: raw, place: place, asker: a, idle: -1}
+		server, closed := d.server, d.closed
+		d.mu.Unlock()
+		if server.listener.give(c) {
+			return
+		}
+		if closed {
+			c.Close()
+			d.leftH2(c)
+			return
+		}
 	}
 }
 
@@ -186,7 +238,7 @@ func (d *door) sweep() {
 	for c, v := range d.h2s {
 		if v.idle >= 0 && d.watchman.since()-v.idle >= parting {
 			v.idle = -1
-			d.closers.Go(func() { c.Close() }) // which takes time if nobody reads
+			d.wg.Go(func() { c.Close() }) // which takes time if nobody reads
 		}
 	}
 }
@@ -194,7 +246,7 @@ func (d *door) sweep() {
 // enter takes a place for a visitor, who may make another leave.
 func (d *door) enter(raw net.Conn) *place {
 	boundQueue(raw)
-	if contains(d.edge.TrustedProxies, addrPort(raw.RemoteAddr()).Addr()) {
+	if contains(d.edge.settings().TrustedProxies, addrPort(raw.RemoteAddr()).Addr()) {
 		return d.places.queue(raw)
 	}
 	return d.places.enter(raw)
@@ -220,19 +272,32 @@ func (d *door) Shutdown(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-	d.listener.Close() // also if Serve has not come to it yet
-	d.server.Close()
+	d.closeH2()
 	d.streams.close()
 	d.h2.CloseIdleConnections()
 	return nil
 }
 
+// closeH2 ends the connections of HTTP/2, of whichever server, and takes no
+// more.
+func (d *door) closeH2() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closed {
+		d.closed = true
+		close(d.stopped)
+		d.server.listener.Close()
+	}
+	for _, v := range d.h2s {
+		v.raw.Close()
+	}
+}
+
 // Close ends everything now.
 func (d *door) Close() error {
-	d.listener.Close()
 	d.cut()
 	d.watchman.tellAll(lateClosed)
-	d.server.Close()
+	d.closeH2()
 	d.streams.close()
 	d.h2.CloseIdleConnections()
 	return nil
@@ -240,8 +305,8 @@ func (d *door) Close() error {
 
 // serve answers one request.
 func (d *door) serve(v *visit) {
-	if len(d.edge.TrustedProxies) > 0 {
-		v.from = originOf(v.peer, v.req.Fields, d.edge.TrustedProxies)
+	if proxies := d.edge.settings().TrustedProxies; len(proxies) > 0 {
+		v.from = originOf(v.peer, v.req.Fields, proxies)
 	}
 	d.handle(v)
 }
@@ -303,13 +368,12 @@ type handover struct {
 	closed chan struct{}
 }
 
-// give hands c to whoever accepts, or closes it if nobody does any more.
+// give hands c to whoever accepts, and reports whether anybody does.
 func (h *handover) give(c net.Conn) bool {
 	select {
 	case h.conns <- c:
 		return true
 	case <-h.closed:
-		c.Close()
 		return false
 	}
 }

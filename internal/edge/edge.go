@@ -9,6 +9,7 @@
 // side is broken and a number to quote, and nothing else.
 //
 //	edge.go          what an Edge is, and how it is stopped
+//	settings.go        and what of it may change meanwhile
 //	gate.go            a listener: accept, handshake, agent or visitor
 //	places.go          room for strangers, bounded, by source
 //	door.go          visitors who came in, and which request is for whom
@@ -50,8 +51,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvertd/culvert/internal/name"
@@ -82,7 +83,7 @@ type AgentServer interface {
 }
 
 // An Edge is the public side of a node. Its fields are set before the first
-// call of a method and not changed after. Domain and Visitors are required.
+// call of a method and not changed after, but for [Edge.Set]. Domain and Visitors are required.
 // Its methods may be called at once from many goroutines.
 type Edge struct {
 	// Domain is the host of the node itself; tunnels are the names directly
@@ -101,10 +102,6 @@ type Edge struct {
 	// https://Domain/connect. Nil means that no agents are served.
 	Agents AgentServer
 
-	// TrustedProxies are the front ends whose X-Forwarded-For and
-	// X-Forwarded-Proto are believed. Nil means that nobody's are.
-	TrustedProxies []netip.Prefix
-
 	// RedirectPort is where ServeRedirect sends visitors. Zero means 443.
 	RedirectPort int
 
@@ -120,45 +117,14 @@ type Edge struct {
 	// Zero means 1024.
 	MaxHandshakes int
 
-	// MaxVisitors is how many connections of visitors may be open at once, on
-	// each listener. When there is one more, the oldest of the source with the
-	// most makes room; one more of a trusted proxy is closed. Zero means 16384.
-	MaxVisitors int
-
-	// MinRate is how many bytes per second a visitor has to send of a body, or
-	// to take of an answer, so as not to be cut off after 25 seconds. Zero
-	// means 240; negative means that no one is too slow.
-	MinRate int
-
-	// HeadTimeout is the time from the first byte of a request to the end of
-	// its head, and from the handshake to the end of the first head. Zero
-	// means 10 seconds.
-	HeadTimeout time.Duration
-
 	// MaxHead is the size in bytes of the largest request head that is read,
 	// give or take 4 KiB. Zero means 64 KiB.
 	MaxHead int
 
-	// ServiceTimeout is the time that a service may take from the end of the
-	// request to the end of the head of its answer, unless its tunnel has a
-	// wish of its own. Zero means 60 seconds; negative means for ever.
-	ServiceTimeout time.Duration
+	// Settings are those of the start; Set changes them.
+	Settings
 
-	// Silence is how long both sides of a request may be silent while it is
-	// passed on, unless its tunnel has a wish of its own. It does not apply to
-	// upgraded connections such as WebSockets. Zero means 5 minutes; negative
-	// means for ever.
-	Silence time.Duration
-
-	// IdleTimeout is how long a visitor's connection may wait for its next
-	// request. Zero means 5 minutes; negative means for ever.
-	IdleTimeout time.Duration
-
-	// HSTS is how long browsers are told to come by https only (RFC 6797), in
-	// whole seconds, with every answer over https and in place of what the
-	// service says about it. Zero means that they are told what the service
-	// says.
-	HSTS time.Duration
+	now atomic.Pointer[Settings] // nil before Set
 
 	mu    sync.Mutex // guards the fields below
 	ended bool
@@ -167,6 +133,7 @@ type Edge struct {
 
 // A part is what Serve and ServeRedirect run.
 type part interface {
+	Set(s *Settings)
 	Leave()
 	Settle(ctx context.Context) error
 	Shutdown(ctx context.Context) error
@@ -176,17 +143,8 @@ type part interface {
 func (e *Edge) handshakeTimeout() time.Duration {
 	return cmp.Or(e.HandshakeTimeout, 10*time.Second)
 }
-func (e *Edge) maxHandshakes() int         { return cmp.Or(e.MaxHandshakes, 1024) }
-func (e *Edge) maxVisitors() int           { return cmp.Or(e.MaxVisitors, 16384) }
-func (e *Edge) headTimeout() time.Duration { return cmp.Or(e.HeadTimeout, 10*time.Second) }
-func (e *Edge) maxHead() int               { return cmp.Or(e.MaxHead, 64<<10) }
-func (e *Edge) minRate() int               { return max(0, cmp.Or(e.MinRate, 240)) }
-func (e *Edge) serviceTimeout() time.Duration {
-	return max(0, cmp.Or(e.ServiceTimeout, time.Minute))
-}
-func (e *Edge) silence() time.Duration     { return max(0, cmp.Or(e.Silence, 5*time.Minute)) }
-func (e *Edge) idleTimeout() time.Duration { return max(0, cmp.Or(e.IdleTimeout, 5*time.Minute)) }
-func (e *Edge) hsts() time.Duration        { return max(0, e.HSTS) }
+func (e *Edge) maxHandshakes() int { return cmp.Or(e.MaxHandshakes, 1024) }
+func (e *Edge) maxHead() int       { return cmp.Or(e.MaxHead, 64<<10) }
 
 func (e *Edge) logger() *slog.Logger {
 	return cmp.Or(e.Log, slog.New(slog.DiscardHandler))

@@ -110,7 +110,7 @@ var (
 // say: where else this host is served, and how it is to be reached.
 func cleanAnswer(v *visit, s *h1.Response) {
 	custom := namesOthers(s.Fields)
-	hsts := v.door.hsts
+	hsts := v.door.sayHSTS()
 	if v.from.http {
 		hsts = nil
 	}

@@ -64,11 +64,12 @@ func (d *door) carry(v *visit) error {
 	v.watch.sized.Store(v.req.Length > 0)
 	introduced := false
 	repeated := false
+	settings := d.edge.settings()
 	for moves := 0; ; {
 		if err := d.find(v); err != nil {
 			return err
 		}
-		v.watch.limit(orLimit(v.route.ServiceTimeout, d.edge.serviceTimeout()), orLimit(v.route.Silence, d.edge.silence()))
+		v.watch.limit(orLimit(v.route.ServiceTimeout, settings.serviceTimeout()), orLimit(v.route.Silence, settings.silence()))
 		if !introduced {
 			introduce(v)
 			introduced = true

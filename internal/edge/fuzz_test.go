@@ -229,7 +229,8 @@ func FuzzFields(f *testing.F) {
 			return
 		}
 		host := label + "." + domain
-		d := &door{hsts: []byte("max-age=1")}
+		d, hsts := new(door), []byte("max-age=1")
+		d.hsts.Store(&hsts)
 		var s h1.Response
 		if _, err := h1.ParseResponse([]byte("HTTP/1.1 200 OK\r\n"+in+"\r\n\r\n"), false, &s); err == nil {
 			cleanAnswer(&visit{door: d, host: host}, &s)

@@ -30,6 +30,7 @@ type gate struct {
 	tls       *tls.Config // nil: plain HTTP behind a front end
 	greetings places      // handshakes under way
 	door      *door
+	redirect  bool
 
 	ctx context.Context // of the agents: ends with Close
 	cut context.CancelFunc

@@ -20,14 +20,14 @@ import (
 
 // newH2Server serves visitors of HTTP/2 with the standard library, which knows
 // all of it but what a request may be.
-func newH2Server(d *door) *http.Server {
+func newH2Server(d *door, s *Settings) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	return &http.Server{
 		Handler:                      http.HandlerFunc(d.serveH2),
 		DisableGeneralOptionsHandler: true, // OPTIONS * is for the service
-		ReadHeaderTimeout:            d.edge.headTimeout(),
-		IdleTimeout:                  d.edge.idleTimeout(),
+		ReadHeaderTimeout:            s.headTimeout(),
+		IdleTimeout:                  s.idleTimeout(),
 		MaxHeaderBytes:               d.edge.maxHead(),
 		Protocols:                    protocols,
 		HTTP2: &http.HTTP2Config{

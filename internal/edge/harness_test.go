@@ -38,6 +38,7 @@ type doorstep struct {
 	errs   chan error // to be returned by Accept
 	once   sync.Once
 	closed chan struct{}
+	taken  atomic.Int32 // conns
 }
 
 func newDoorstep() *doorstep {
@@ -67,6 +68,7 @@ func (d *doorstep) dial(from string) (*memnet.Conn, error) {
 	addr := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from))
 	select {
 	case d.conns <- &addressed{Conn: theirs, remote: addr}:
+		d.taken.Add(1)
 		return ours, nil
 	case <-d.closed:
 		return nil, errors.New("connection refused")
@@ -152,7 +154,11 @@ func (s *service) Open(_ context.Context, v router.Visit) (net.Conn, error) {
 	if s.raw != nil {
 		s.wg.Go(func() { s.raw(far); far.Close() })
 	} else {
-		go s.listener.give(far)
+		go func() {
+			if !s.listener.give(far) {
+				far.Close()
+			}
+		}()
 	}
 	return &testStream{node, s}, nil
 }

@@ -11,9 +11,8 @@ import (
 // more than there is room for loses his own first: when all places are taken,
 // the oldest connection of the source that has most of them is hung up on.
 type places struct {
-	max int
-
 	mu      sync.Mutex // guards the fields below
+	max     int
 	closed  bool
 	n       int
 	sources map[netip.Prefix]*source
@@ -32,6 +31,13 @@ type place struct {
 	of   *places
 	from *source
 	at   *list.Element
+}
+
+// resize changes how many places there are. Nobody is hung up on for it.
+func (p *places) resize(max int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.max = max
 }
 
 // enter takes a place for c. The caller leaves it when c has ended, or is

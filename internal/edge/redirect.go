@@ -27,13 +27,20 @@ func (e *Edge) ServeRedirect(ctx context.Context, ln net.Listener) error {
 		return err
 	}
 	plain := &Edge{
-		Domain: e.Domain, Visitors: e.Visitors, RedirectPort: e.RedirectPort, Log: e.Log, MinRate: e.MinRate,
-		HeadTimeout: redirectTimeout, IdleTimeout: redirectTimeout, Silence: redirectTimeout,
-		MaxHead: maxRedirectHead, MaxVisitors: maxRedirectConns,
+		Domain: e.Domain, Visitors: e.Visitors, RedirectPort: e.RedirectPort, Log: e.Log,
+		MaxHead: maxRedirectHead, Settings: *redirectSettings(e.settings()),
 	}
 	g := newGate(ctx, plain, domain, ln)
-	g.door.handle, g.door.once = g.door.redirect, true
+	g.redirect, g.door.handle, g.door.once = true, g.door.redirect, true
 	return e.serve(ctx, g)
+}
+
+// redirectSettings are what s means for the redirect.
+func redirectSettings(s *Settings) *Settings {
+	return &Settings{
+		MinRate: s.MinRate, HeadTimeout: redirectTimeout, IdleTimeout: redirectTimeout, Silence: redirectTimeout,
+		MaxVisitors: maxRedirectConns,
+	}
 }
 
 // redirect sends one visitor on to https.

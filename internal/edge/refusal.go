@@ -67,8 +67,8 @@ func (v *visit) answer(status int, fields [][2]string, body []byte) {
 	for _, f := range fields {
 		s.Fields = append(s.Fields, h1.Field{Name: []byte(f[0]), Value: []byte(f[1])})
 	}
-	if v.door.hsts != nil && !v.from.http {
-		s.Fields = append(s.Fields, h1.Field{Name: nameHSTS, Value: v.door.hsts})
+	if hsts := v.door.sayHSTS(); hsts != nil && !v.from.http {
+		s.Fields = append(s.Fields, h1.Field{Name: nameHSTS, Value: hsts})
 	}
 	v.watch.turnTo(phaseAnswering)
 	v.status = status

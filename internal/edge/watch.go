@@ -209,7 +209,7 @@ func (w *watch) tookSince(out uint64) int64 {
 // A watchman looks at all watches every tick. What he says is late by at most
 // two of these, and what has not taken a tick he may not see at all.
 type watchman struct {
-	limits  limits
+	limits  atomic.Pointer[limits]
 	leaving atomic.Bool
 	tick    time.Duration
 	also    func() // called every tick
@@ -221,8 +221,9 @@ type watchman struct {
 	watches map[*watch]struct{}
 }
 
-func newWatchman(l limits, also func()) *watchman {
-	m := &watchman{limits: l, tick: 500 * time.Millisecond, also: also, watches: make(map[*watch]struct{})}
+func newWatchman(l *limits, also func()) *watchman {
+	m := &watchman{tick: 500 * time.Millisecond, also: also, watches: make(map[*watch]struct{})}
+	m.limits.Store(l)
 	for _, d := range []time.Duration{l.idle, l.head, l.service, l.silence} {
 		if d > 0 {
 			m.tick = min(m.tick, max(d/4, 5*time.Millisecond))
@@ -268,7 +269,7 @@ func (m *watchman) look() {
 		what lateness
 		turn uint32
 	}
-	l := m.limits
+	l := *m.limits.Load()
 	l.leaving = m.leaving.Load()
 	var late []found // told without the lock: whom we tell may remove himself
 	m.mu.Lock()

@@ -146,6 +146,14 @@ func (c Config) tls() TLS             { return cmp.Or(c.TLS, TLSInternal) }
 func (c Config) drain() time.Duration { return max(0, cmp.Or(c.Drain, 30*time.Second)) }
 func (c Config) software() string     { return cmp.Or(c.Software, "culvertd") }
 
+// edge is what the edge is told of it.
+func (c Config) edge() edge.Settings {
+	return edge.Settings{
+		TrustedProxies: c.TrustedProxies, HeadTimeout: c.HeadTimeout, ServiceTimeout: c.ServiceTimeout,
+		Silence: c.Silence, IdleTimeout: c.IdleTimeout, MinRate: c.MinRate, HSTS: c.HSTS, MaxVisitors: c.MaxVisitors,
+	}
+}
+
 // ConfigError says which setting is wrong, and why.
 type ConfigError struct {
 	Field  string // as users spell it: domain, cert, …
@@ -343,9 +351,7 @@ func (n *Node) build(ctx context.Context, st *store.Store) (_ *rooms, err error)
 	}
 	r.edge = &edge.Edge{
 		Domain: n.cfg.Domain, GetCertificate: getCertificate, Visitors: r.routes, Agents: r.sessions,
-		TrustedProxies: n.cfg.TrustedProxies, RedirectPort: port, Log: n.log,
-		HeadTimeout: n.cfg.HeadTimeout, ServiceTimeout: n.cfg.ServiceTimeout, Silence: n.cfg.Silence,
-		IdleTimeout: n.cfg.IdleTimeout, MinRate: n.cfg.MinRate, HSTS: n.cfg.HSTS, MaxVisitors: n.cfg.MaxVisitors,
+		RedirectPort: port, Log: n.log, Settings: n.cfg.edge(),
 	}
 	r.admin = &admin.Server{Auth: r.auth, Sessions: r.sessions, Log: n.log, Status: admin.Status{
 		Domain: n.cfg.Domain, Listen: r.public.Addr().String(), TLS: string(n.cfg.tls()),

@@ -26,15 +26,18 @@ type Entry struct {
 
 // Bucket is a set of keys with values. It is safe for concurrent use.
 type Bucket struct {
-	name    string
-	store   *Store
+	name  string
+	store *Store
+
+	// turn holds one token: writes of this node go one at a time (the engine's
+	// disk takes them so anyway), and the ledger's marks are exact. Whoever
+	// suspends the store keeps it.
+	turn chan struct{}
+
+	// For whoever has the turn.
 	kv      jetstream.KeyValue
 	watcher jetstream.KeyWatcher
 	done    chan struct{} // closed when follow has returned
-
-	// turn holds one token: writes of this node go one at a time (the engine's
-	// disk takes them so anyway), and the ledger's marks are exact.
-	turn chan struct{}
 
 	mu     sync.RWMutex // guards the fields below
 	mirror map[string]slot
@@ -50,7 +53,7 @@ type slot struct {
 }
 
 // openBucket finds or creates the engine's bucket, checks it against the
-// ledger, fills the mirror and starts to follow.
+// ledger, and fills the mirror. To follow is the caller's.
 func openBucket(ctx context.Context, s *Store, name string) (*Bucket, error) {
 	known := s.ledger.has(name)
 	kv, err := s.js.KeyValue(ctx, name)
@@ -87,8 +90,16 @@ func openBucket(ctx context.Context, s *Store, name string) (*Bucket, error) {
 		b.watcher.Stop()
 		return nil, err
 	}
-	go b.follow()
 	return b, nil
+}
+
+// replace makes b the bucket that f is, which was opened later.
+func (b *Bucket) replace(f *Bucket) {
+	b.kv, b.watcher, b.done = f.kv, f.watcher, f.done
+	b.mu.Lock()
+	b.mirror, b.keys = f.mirror, f.keys
+	b.mu.Unlock()
+	go b.follow(b.watcher, b.done)
 }
 
 // create makes a bucket in which nothing was ever acknowledged. The ledger comes
@@ -153,9 +164,9 @@ func (b *Bucket) load(ctx context.Context, stream jetstream.Stream, msgs uint64,
 }
 
 // follow carries what others write into the mirror, until the watch is stopped.
-func (b *Bucket) follow() {
-	defer close(b.done)
-	for e := range b.watcher.Updates() {
+func (b *Bucket) follow(watcher jetstream.KeyWatcher, done chan<- struct{}) {
+	defer close(done)
+	for e := range watcher.Updates() {
 		if e == nil {
 			continue
 		}
@@ -298,6 +309,8 @@ func (b *Bucket) write(ctx context.Context, key string, value []byte, do func(ct
 	select {
 	case b.turn <- struct{}{}:
 		defer func() { <-b.turn }()
+	case <-b.store.gone:
+		return 0, ErrClosed
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
 	}

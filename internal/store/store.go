@@ -14,8 +14,9 @@
 // restores a copy, or says that the loss is accepted by removing the directory.
 // A node that has forgotten who owns a name must not start to give names away.
 //
-// Open starts everything, Close stops it and waits. The store does not know
-// what its values mean, does not expire them, and is not a queue.
+// Open starts everything, Close stops it and waits. In between, Suspend lets
+// another process have the directory, and Resume takes it back. The store does
+// not know what its values mean, does not expire them, and is not a queue.
 package store
 
 import (
@@ -74,17 +75,22 @@ type Config struct {
 
 // Store is an open store. It is safe for concurrent use.
 type Store struct {
-	dir    string // DIR/store
-	log    *slog.Logger
+	dir  string // DIR/store
+	log  *slog.Logger
+	gone chan struct{} // closed by Close
+
+	// What runs, and nothing while the store is suspended. Whoever has the turn
+	// of every bucket may change it, and of any bucket read it.
 	lock   *os.File
 	ledger *ledger
 	server *server.Server
 	conn   *nats.Conn
 	js     jetstream.JetStream
 
-	mu      sync.Mutex // guards the fields below
-	buckets map[string]*Bucket
-	closed  bool
+	mu        sync.Mutex // guards the fields below
+	buckets   map[string]*Bucket
+	suspended bool
+	closed    bool
 }
 
 // Open opens the store of a node and creates it if there is none. ctx bounds
@@ -94,6 +100,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	s := &Store{
 		dir:     filepath.Join(cfg.Dir, "store"),
 		log:     cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)),
+		gone:    make(chan struct{}),
 		buckets: make(map[string]*Bucket),
 	}
 	if cfg.Dir == "" {
@@ -102,31 +109,38 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	if s.lock, err = lockFile(filepath.Join(s.dir, "lock")); err != nil {
+	if err := s.start(ctx); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", s.dir, err)
+	}
+	if err := s.verify(ctx); err != nil {
+		s.stop()
+		return nil, fmt.Errorf("open store %s: %w", s.dir, err)
+	}
+	return s, nil
+}
+
+// start takes the directory, and runs what is in it. If it fails, it leaves
+// nothing behind.
+func (s *Store) start(ctx context.Context) (err error) {
+	if s.lock, err = lockFile(filepath.Join(s.dir, "lock")); err != nil {
+		return err // and there is none
 	}
 	defer func() {
 		if err != nil {
-			s.stop()
+			s.release()
 		}
 	}()
 	// The engine is told "single" and never anything else: a cluster's engine
 	// deletes what a lone one has written (nats-server#5467).
 	engine := filepath.Join(s.dir, "single")
 	if s.ledger, err = openLedger(filepath.Join(s.dir, "ledger"), engine); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", s.dir, err)
+		return err // and there is none
 	}
-	if err := s.start(ctx, engine); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", s.dir, err)
-	}
-	if err := s.verify(ctx); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", s.dir, err)
-	}
-	return s, nil
+	return s.startEngine(ctx, engine)
 }
 
-// start runs the engine and connects to it.
-func (s *Store) start(ctx context.Context, dir string) error {
+// startEngine runs the engine and connects to it.
+func (s *Store) startEngine(ctx context.Context, dir string) error {
 	log := &engineLog{log: s.log}
 	engine, err := server.NewServer(&server.Options{
 		ServerName: "culvert",
@@ -179,11 +193,11 @@ func (s *Store) verify(ctx context.Context) error {
 func (s *Store) Bucket(ctx context.Context, name string) (*Bucket, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock() // held over the engine's answer: buckets are opened at start, one by one
-	if s.closed {
-		return nil, ErrClosed
-	}
 	if b := s.buckets[name]; b != nil {
 		return b, nil
+	}
+	if s.closed || s.suspended {
+		return nil, ErrClosed
 	}
 	b, err := openBucket(ctx, s, name)
 	if errors.Is(err, ErrDamaged) {
@@ -192,6 +206,7 @@ func (s *Store) Bucket(ctx context.Context, name string) (*Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bucket %q: %w", name, err)
 	}
+	go b.follow(b.watcher, b.done)
 	s.buckets[name] = b
 	return b, nil
 }
@@ -205,8 +220,74 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.closed = true
+	close(s.gone)
 	s.mu.Unlock()
 	return s.stop()
+}
+
+// Suspend lets another process have the directory, until Resume. Reads go on
+// answering from the mirror. Writes under way are finished; others wait for
+// Resume, for Close, or for the end of their context. Whoever calls Suspend
+// calls Resume and Close as well, one after the other.
+func (s *Store) Suspend(ctx context.Context) error {
+	s.mu.Lock()
+	if s.closed || s.suspended {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	s.suspended = true // no further bucket
+	s.mu.Unlock()
+	var held []*Bucket
+	for _, b := range s.buckets {
+		select {
+		case b.turn <- struct{}{}:
+			held = append(held, b)
+		case <-ctx.Done():
+			s.goOn(held)
+			return context.Cause(ctx)
+		}
+	}
+	return s.release()
+}
+
+// Resume takes the directory back. What another process wrote meanwhile is there
+// then. If it fails, the store stays suspended, and Resume may be tried again.
+func (s *Store) Resume(ctx context.Context) (err error) {
+	if err := s.start(ctx); err != nil {
+		return fmt.Errorf("resume store %s: %w", s.dir, err)
+	}
+	fresh := make(map[*Bucket]*Bucket)
+	for name, b := range s.buckets {
+		if fresh[b], err = openBucket(ctx, s, name); err != nil {
+			for _, f := range fresh {
+				if f != nil {
+					f.watcher.Stop()
+				}
+			}
+			if errors.Is(err, ErrDamaged) {
+				s.ledger.condemn(err)
+			}
+			s.release()
+			return fmt.Errorf("resume store %s: bucket %q: %w", s.dir, name, err)
+		}
+	}
+	var held []*Bucket
+	for b, f := range fresh {
+		b.replace(f)
+		held = append(held, b)
+	}
+	s.goOn(held)
+	return nil
+}
+
+// goOn lets writes pass again.
+func (s *Store) goOn(held []*Bucket) {
+	s.mu.Lock()
+	s.suspended = false
+	s.mu.Unlock()
+	for _, b := range held {
+		<-b.turn
+	}
 }
 
 func (s *Store) isClosed() bool {
@@ -215,7 +296,14 @@ func (s *Store) isClosed() bool {
 	return s.closed
 }
 
-// stop undoes Open, as far as it came.
+// release is stop, for a store that is to start again.
+func (s *Store) release() error {
+	err := s.stop()
+	s.lock, s.ledger, s.server, s.conn, s.js = nil, nil, nil, nil, nil
+	return err
+}
+
+// stop undoes start, as far as it came, and ends the watches.
 func (s *Store) stop() error {
 	for _, b := range s.buckets {
 		b.watcher.Stop()
@@ -234,5 +322,8 @@ func (s *Store) stop() error {
 	if s.ledger != nil {
 		errs = append(errs, s.ledger.close())
 	}
-	return errors.Join(append(errs, s.lock.Close())...) // closing unlocks
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close()) // which unlocks
+	}
+	return errors.Join(errs...)
 }

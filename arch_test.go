@@ -11,7 +11,7 @@ import (
 // house a room may not reach, through however many others.
 func TestArrows(t *testing.T) {
 	const module = "github.com/culvertd/culvert"
-	const node = `^internal/(admin|auth|certs|edge|router|server|session|store)$`
+	const node = `^internal/(admin|auth|certs|edge|handover|router|server|session|store)$`
 	for pkg, never := range map[string]string{
 		"":                       node, // the agent's side never imports the node's
 		"cmd/culvert":            node,
@@ -22,6 +22,7 @@ func TestArrows(t *testing.T) {
 		"internal/relay":         `.`,
 		"internal/netwatch":      `.`,
 		"internal/router":        `.`, // everybody may know it, it knows nobody
+		"internal/handover":      `.`,
 		"internal/store":         `^internal/(admin|auth|edge|router|server|session)$`,
 		"internal/auth":          `^internal/(admin|certs|edge|router|server|session)$`,
 		"internal/certs":         `^internal/(admin|auth|edge|router|server|session|store)$`,

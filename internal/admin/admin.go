@@ -19,11 +19,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/culvertd/culvert/internal/auth"
 	"github.com/culvertd/culvert/internal/name"
 	"github.com/culvertd/culvert/internal/session"
+	"github.com/culvertd/culvert/internal/store"
 )
 
 const (
@@ -57,6 +59,14 @@ type Server struct {
 	Sessions Sessions
 	Status   Status // Tokens, Names and Sessions are counted anew for every answer
 	Log      *slog.Logger
+
+	// Reload reads the settings again, and returns the names of those that have
+	// changed. Nil means that there is nothing to be read.
+	Reload func(ctx context.Context) (changed []string, err error)
+
+	// Upgrade has another process take the node's place, and says how it goes.
+	// Its ctx does not end when the operator leaves. Nil means that it cannot.
+	Upgrade func(ctx context.Context, tell func(line string)) error
 }
 
 // Listen opens the socket in a data directory. The caller must hold the
@@ -74,12 +84,28 @@ func Listen(dataDir string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Another process may be passed on what listens here: to close it is not to
+	// end it.
+	ln.(*net.UnixListener).SetUnlinkOnClose(false)
 	// Between the two calls the mode of the directory holds others off.
 	if err := os.Chmod(path, 0o600); err != nil {
 		ln.Close()
 		return nil, err
 	}
 	return ln, nil
+}
+
+// Forget removes the socket in a data directory if nobody listens behind it.
+func Forget(dataDir string) {
+	path := filepath.Join(dataDir, socketName)
+	c, err := net.Dial("unix", path)
+	if err == nil {
+		c.Close() // it was passed on
+		return
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		os.Remove(path)
+	}
 }
 
 // Serve answers on ln until ctx ends, gives answers under way a second, and
@@ -133,10 +159,56 @@ func (s *Server) handler() http.Handler {
 		}
 		return struct{}{}, nil
 	}))
+	if s.Reload != nil {
+		m.HandleFunc("POST /v1/reload", answer(func(r *http.Request) (any, error) {
+			changed, err := s.Reload(r.Context())
+			return Reloaded{orEmpty(changed)}, err
+		}))
+	}
+	if s.Upgrade != nil {
+		m.HandleFunc("POST /v1/upgrade", s.upgrade)
+	}
 	m.HandleFunc("/", answer(func(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, auth.ErrNotFound)
 	}))
 	return m
+}
+
+// Reloaded says which settings have changed.
+type Reloaded struct {
+	Changed []string `json:"changed"`
+}
+
+// upgradeTime is how long an upgrade may take, with all that is told of it.
+const upgradeTime = 2 * time.Minute
+
+// A progress is one line of what is told of an upgrade. The last has an error,
+// or says that it is done.
+type progress struct {
+	Line  string `json:"line,omitempty"`
+	Done  bool   `json:"done,omitempty"`
+	Error *Error `json:"error,omitempty"`
+}
+
+// upgrade answers while it happens, and not in one piece.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
+	c := http.NewResponseController(w)
+	c.SetReadDeadline(time.Time{})
+	c.SetWriteDeadline(time.Now().Add(upgradeTime))
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Connection", "close") // the next word is for whoever is the node by then
+	out := json.NewEncoder(w)
+	say := func(p progress) {
+		out.Encode(p)
+		c.Flush()
+	}
+	if err := s.Upgrade(context.WithoutCancel(r.Context()), func(line string) { say(progress{Line: line}) }); err != nil {
+		e, _ := judge(err)
+		say(progress{Error: e})
+		return
+	}
+	say(progress{Done: true})
 }
 
 // NewToken asks for a token.
@@ -207,30 +279,43 @@ const (
 	NotFound   Code = "not_found"
 	NameTaken  Code = "name_taken"
 	Internal   Code = "internal"
+
+	// NotDone: a reload or an upgrade came to nothing, and everything is as
+	// before.
+	NotDone Code = "not_done"
+
+	// HandedOver: another process is the node by now. A Client asks that one.
+	HandedOver Code = "handed_over"
 )
 
 // Error is an answer of the node that is not what was asked for.
 type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"` // what to do about it
 }
 
 func (e *Error) Error() string { return e.Message }
 
 // judge finds the code for an error of the rooms below, and the status for it.
 func judge(err error) (*Error, int) {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e, http.StatusConflict
+	}
 	_, badInput := errors.AsType[*auth.InputError](err)
 	_, badName := errors.AsType[*name.Error](err)
 	_, badBody := errors.AsType[*bodyError](err)
 	switch {
 	case badInput, badName, badBody:
-		return &Error{BadRequest, err.Error()}, http.StatusBadRequest
+		return &Error{Code: BadRequest, Message: err.Error()}, http.StatusBadRequest
 	case errors.Is(err, auth.ErrNotFound):
-		return &Error{NotFound, err.Error()}, http.StatusNotFound
+		return &Error{Code: NotFound, Message: err.Error()}, http.StatusNotFound
 	case errors.Is(err, auth.ErrNameTaken):
-		return &Error{NameTaken, err.Error()}, http.StatusConflict
+		return &Error{Code: NameTaken, Message: err.Error()}, http.StatusConflict
+	case errors.Is(err, store.ErrClosed):
+		return &Error{Code: HandedOver, Message: "the node is stopping, or was just replaced; try again"}, http.StatusServiceUnavailable
 	}
-	return &Error{Internal, err.Error()}, http.StatusInternalServerError
+	return &Error{Code: Internal, Message: err.Error()}, http.StatusInternalServerError
 }
 
 // answer makes a handler of a function that gives a value or an error.
@@ -241,6 +326,9 @@ func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
 		status := http.StatusOK
 		if err != nil {
 			v, status = judge(err)
+		}
+		if status == http.StatusServiceUnavailable {
+			w.Header().Set("Connection", "close")
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +46,11 @@ func (s *sessions) DropToken(id string) {
 // start runs a Server over a real store.
 func start(t *testing.T) (*Client, *Server, *sessions) {
 	t.Helper()
+	return startWith(t, func(*Server) {})
+}
+
+func startWith(t *testing.T, change func(*Server)) (*Client, *Server, *sessions) {
+	t.Helper()
 	dir := t.TempDir()
 	st, err := store.Open(t.Context(), store.Config{Dir: dir})
 	if err != nil {
@@ -62,6 +68,7 @@ func start(t *testing.T) (*Client, *Server, *sessions) {
 	a := auth.New(tokens, names)
 	fake := &sessions{auth: a}
 	s := &Server{Auth: a, Sessions: fake, Status: Status{Domain: "example.com"}}
+	change(s)
 	os.WriteFile(filepath.Join(dir, socketName), []byte("left behind"), 0o600)
 	ln, err := Listen(dir)
 	if err != nil {
@@ -186,5 +193,63 @@ func TestNobodyThere(t *testing.T) {
 	}
 	if _, err := Listen(filepath.Join(t.TempDir(), strings.Repeat("d", 100))); err == nil || !strings.Contains(err.Error(), "longer than") {
 		t.Errorf("a long path: %v; want the reason", err)
+	}
+}
+
+// TestReloadAndUpgrade: what the node does not know it says so; what it does,
+// it tells as it goes; why it did not is an error with a hint.
+func TestReloadAndUpgrade(t *testing.T) {
+	c, _, _ := start(t)
+	_, err := c.Reload(t.Context())
+	wantCode(t, "a node that cannot", err, NotFound)
+	wantCode(t, "a node that cannot", c.Upgrade(t.Context(), nil), NotFound)
+
+	var fail atomic.Pointer[Error]
+	failed := func() error {
+		if e := fail.Load(); e != nil {
+			return e
+		}
+		return nil
+	}
+	c, _, _ = startWith(t, func(s *Server) {
+		s.Reload = func(context.Context) ([]string, error) { return []string{"drain"}, failed() }
+		s.Upgrade = func(_ context.Context, tell func(string)) error {
+			tell("one")
+			tell("two")
+			return failed()
+		}
+	})
+	if changed, err := c.Reload(t.Context()); err != nil || strings.Join(changed, " ") != "drain" {
+		t.Errorf("got %v, %v", changed, err)
+	}
+	for _, e := range []*Error{nil, {NotDone, "no", "do this"}} {
+		fail.Store(e)
+		var lines []string
+		err := c.Upgrade(t.Context(), func(line string) { lines = append(lines, line) })
+		if strings.Join(lines, " ") != "one two" {
+			t.Errorf("told %q", lines)
+		}
+		if got, ok := errors.AsType[*Error](err); ok != (e != nil) || ok && *got != *e {
+			t.Errorf("got %#v; want %v", err, e)
+		}
+	}
+	_, err = c.Reload(t.Context())
+	wantCode(t, "a reload", err, NotDone)
+}
+
+// TestHandedOver: a client asks again, once, when the node was replaced while it
+// asked.
+func TestHandedOver(t *testing.T) {
+	var asked atomic.Int32
+	c, _, _ := startWith(t, func(s *Server) {
+		s.Reload = func(context.Context) ([]string, error) {
+			if asked.Add(1) == 1 {
+				return nil, store.ErrClosed
+			}
+			return []string{"again"}, nil
+		}
+	})
+	if changed, err := c.Reload(t.Context()); err != nil || len(changed) != 1 || asked.Load() != 2 {
+		t.Errorf("got %v, %v after %d times", changed, err, asked.Load())
 	}
 }

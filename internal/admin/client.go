@@ -110,8 +110,56 @@ func (c *Client) KickSession(ctx context.Context, id string) error {
 	return err
 }
 
-// call asks the node one thing.
+// Reload has the node read its settings again, and returns the names of those
+// that have changed.
+func (c *Client) Reload(ctx context.Context) (changed []string, err error) {
+	r, err := call[Reloaded](ctx, c, "POST", "/v1/reload", nil)
+	return r.Changed, err
+}
+
+// Upgrade has another process take the node's place, and tells how it goes. It
+// returns nil when that is the node.
+func (c *Client) Upgrade(ctx context.Context, tell func(line string)) error {
+	ctx, cancel := context.WithTimeout(ctx, upgradeTime)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, "POST", "http://culvertd/v1/upgrade", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := (&http.Client{Transport: c.http.Transport}).Do(r)
+	if err != nil {
+		return plain(err)
+	}
+	defer resp.Body.Close()
+	answer := json.NewDecoder(io.LimitReader(resp.Body, 1<<20))
+	if resp.StatusCode != http.StatusOK {
+		return refusal(resp, answer)
+	}
+	for {
+		var p progress
+		switch err := answer.Decode(&p); {
+		case err != nil:
+			return fmt.Errorf("the node went away in the middle of it: %w", err)
+		case p.Error != nil:
+			return p.Error
+		case p.Done:
+			return nil
+		}
+		tell(p.Line)
+	}
+}
+
+// call asks the node one thing; if it was just replaced, the one that is in its
+// place.
 func call[T any](ctx context.Context, c *Client, method, path string, body any) (v T, err error) {
+	v, err = ask[T](ctx, c, method, path, body)
+	if e, ok := errors.AsType[*Error](err); ok && e.Code == HandedOver {
+		return ask[T](ctx, c, method, path, body)
+	}
+	return v, err
+}
+
+func ask[T any](ctx context.Context, c *Client, method, path string, body any) (v T, err error) {
 	var raw bytes.Buffer
 	if body != nil {
 		if err := json.NewEncoder(&raw).Encode(body); err != nil {
@@ -124,23 +172,33 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 	}
 	resp, err := c.http.Do(r)
 	if err != nil {
-		// What the client puts around it is about a host that does not exist.
-		if e, ok := errors.AsType[*url.Error](err); ok {
-			err = e.Err
-		}
-		return v, err
+		return v, plain(err)
 	}
 	defer resp.Body.Close()
 	answer := json.NewDecoder(io.LimitReader(resp.Body, 256<<20))
 	if resp.StatusCode != http.StatusOK {
-		e := &Error{}
-		if err := answer.Decode(e); err != nil || e.Message == "" {
-			return v, fmt.Errorf("the node answered %s", resp.Status)
-		}
-		return v, e
+		return v, refusal(resp, answer)
 	}
 	if err := answer.Decode(&v); err != nil {
 		return v, fmt.Errorf("the node's answer: %w", err)
 	}
 	return v, nil
+}
+
+// refusal is the error of an answer that is one.
+func refusal(resp *http.Response, answer *json.Decoder) error {
+	e := &Error{}
+	if err := answer.Decode(e); err != nil || e.Message == "" {
+		return fmt.Errorf("the node answered %s", resp.Status)
+	}
+	return e
+}
+
+// plain is err without what the client puts around it, which is about a host
+// that does not exist.
+func plain(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return e.Err
+	}
+	return err
 }

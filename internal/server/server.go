@@ -4,7 +4,14 @@
 // New checks a Config, Run does everything else and returns when all that it
 // started has ended. When Run's ctx ends the node stops taking, tells its
 // agents, waits for the visitors in flight and cuts what is left; Close cuts
-// at once. The package reads no flags, files of settings or environment.
+// at once. Meanwhile Reload changes settings, and HandOver has another process
+// take its place. The package reads no flags, files of settings or environment,
+// and starts no processes.
+//
+//	server.go     settings, the rooms, running and stopping them
+//	reload.go     which settings may change meanwhile
+//	handover.go   how another node takes over
+//	data.go       the data directory
 package server
 
 import (
@@ -21,6 +28,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -125,12 +133,44 @@ type Config struct {
 	// "culvertd".
 	Software string
 
+	// Sockets are listeners that are open already; the node closes them. Those
+	// that are nil it opens itself, by Listen and HTTP.
+	Sockets Sockets
+
+	// AwaitData is called when all is checked that can be without the data
+	// directory, and returns when that is free. Nil means that it is.
+	AwaitData func(ctx context.Context) error
+
 	// OnReady is called once the node takes visitors and operators. It must not
 	// block. Nil means nobody wants to know.
 	OnReady func(Ready)
 
+	// OnRevoke is called after a token was revoked, for sessions elsewhere. Nil
+	// means that there are none.
+	OnRevoke func(token string)
+
+	// Reload and Upgrade do what an operator asks for over the admin socket, as
+	// in [admin.Server]. Nil means that he cannot ask.
+	Reload  func(ctx context.Context) (changed []string, err error)
+	Upgrade func(ctx context.Context, tell func(line string)) error
+
 	// Log receives what happens. Nil means silence.
 	Log *slog.Logger
+}
+
+// Sockets are the listeners of a node; any may be nil.
+type Sockets struct {
+	Public   net.Listener // visitors and agents
+	Redirect net.Listener // visitors who are to be sent on to https
+	Operator net.Listener // the admin socket in the data directory
+}
+
+func (s Sockets) close() {
+	for _, ln := range []net.Listener{s.Public, s.Redirect, s.Operator} {
+		if ln != nil {
+			ln.Close()
+		}
+	}
 }
 
 // Ready is what is known of a node only once it runs.
@@ -204,7 +244,7 @@ func (c Config) Check() error {
 	if c.tls() == TLSOff && len(c.TrustedProxies) == 0 {
 		return &ConfigError{Field: "tls", Reason: "off needs trusted-proxy: the address of the front end that speaks TLS"}
 	}
-	if c.tls() == TLSOff && c.HTTP != "" {
+	if c.tls() == TLSOff && (c.HTTP != "" || c.Sockets.Redirect != nil) {
 		return &ConfigError{Field: "http", Reason: "with tls off, sending visitors on to https is the front end's part"}
 	}
 	if c.tls() != TLSOff && len(c.TrustedProxies) > 0 {
@@ -239,8 +279,17 @@ type Node struct {
 	log    *slog.Logger
 	cut    context.Context // ended by Close; a lifetime, not an argument
 	doCut  context.CancelFunc
-	mu     sync.Mutex // guards the field below
-	called bool
+	handed chan struct{} // closed when a successor has taken over
+
+	stopping chan struct{}  // closed when the node is
+	taking   sync.WaitGroup // the store back
+
+	mu        sync.Mutex // guards the fields below
+	called    bool
+	latest    Config         // cfg, and what was reloaded since
+	running   *rooms         // nil when it does not serve, or not any more
+	handover  *handoverUnder // nil when none is under way
+	successor Successor      // who has taken over
 }
 
 // New checks cfg. It starts and opens nothing.
@@ -249,7 +298,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	cfg.Domain, _ = name.Host(cfg.Domain)
-	n := &Node{cfg: cfg, log: cmp.Or(cfg.Log, slog.New(slog.DiscardHandler))}
+	n := &Node{cfg: cfg, latest: cfg, log: cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)), handed: make(chan struct{}), stopping: make(chan struct{})}
 	n.cut, n.doCut = context.WithCancel(context.Background())
 	return n, nil
 }
@@ -271,48 +320,91 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return errors.New("BUG: a Node runs once")
 	}
 	defer n.doCut()
+	r := &rooms{Sockets: n.cfg.Sockets}
+	defer func() {
+		if err != nil {
+			r.Sockets.close() // again, if they have been served
+		}
+	}()
 	if err := ownDirectory(n.cfg.Data); err != nil {
 		return err
 	}
-	st, err := store.Open(ctx, store.Config{Dir: n.cfg.Data, Log: n.log})
-	if err != nil {
+	if n.cfg.AwaitData != nil {
+		if err := n.prepare(r); err != nil {
+			return err
+		}
+		if err := n.cfg.AwaitData(ctx); err != nil {
+			return err
+		}
+	}
+	if r.store, err = store.Open(ctx, store.Config{Dir: n.cfg.Data, Log: n.log}); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, st.Close()) }()
-	r, err := n.build(ctx, st)
-	if err != nil {
+	defer func() { err = errors.Join(err, r.store.Close()) }()
+	if err := n.build(ctx, r); err != nil {
 		return err
 	}
-	return n.serve(ctx, r)
+	err = n.serve(ctx, r)
+	admin.Forget(n.cfg.Data) // before the directory is anybody else's
+	return err
+}
+
+// prepare finds certificates and opens listeners.
+func (n *Node) prepare(r *rooms) (err error) {
+	if r.getCertificate, err = n.certificates(r); err != nil {
+		return err
+	}
+	if r.Public == nil {
+		if r.Public, err = net.Listen("tcp", n.cfg.listen()); err != nil {
+			return err
+		}
+	}
+	if r.Redirect == nil && n.cfg.HTTP != "" {
+		if r.Redirect, err = net.Listen("tcp", n.cfg.HTTP); err != nil {
+			return fmt.Errorf("%w: %w", ErrRedirect, err)
+		}
+	}
+	r.prepared = true
+	return nil
 }
 
 // rooms are the parts of a node that run.
 type rooms struct {
+	store    *store.Store
+	auth     *auth.Auth
 	routes   *router.Router
 	edge     *edge.Edge
 	sessions *session.Server
 	admin    *admin.Server
 
-	public, redirect, operator net.Listener // redirect may be nil
-	caFile                     string
-	auth                       *auth.Auth
+	prepared bool
+	Sockets  // Redirect may be nil
+
+	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // nil for plain HTTP
+	pair           atomic.Pointer[certs.Pair]                           // for TLSFiles
+	caFile         string                                               // for TLSInternal
 }
 
-// build makes the rooms and connects them. Listeners come last; if one fails,
-// those before it are closed again.
-func (n *Node) build(ctx context.Context, st *store.Store) (_ *rooms, err error) {
-	tokens, err := st.Bucket(ctx, "tokens")
+// build makes the rooms and connects them.
+func (n *Node) build(ctx context.Context, r *rooms) (err error) {
+	tokens, err := r.store.Bucket(ctx, "tokens")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	names, err := st.Bucket(ctx, "names")
+	names, err := r.store.Bucket(ctx, "names")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	r := &rooms{auth: auth.New(tokens, names)}
-	getCertificate, err := n.certificates(r)
-	if err != nil {
-		return nil, err
+	r.auth = auth.New(tokens, names)
+	if !r.prepared {
+		if err := n.prepare(r); err != nil {
+			return err
+		}
+	}
+	if r.Operator == nil {
+		if r.Operator, err = admin.Listen(n.cfg.Data); err != nil {
+			return err
+		}
 	}
 
 	suffix := "." + n.cfg.Domain
@@ -326,38 +418,37 @@ func (n *Node) build(ctx context.Context, st *store.Store) (_ *rooms, err error)
 	}
 	r.auth.InUse = func(label string) bool { return r.routes.Holds(label + suffix) }
 
-	defer func() {
-		if err != nil {
-			r.closeListeners()
-		}
-	}()
-	if r.public, err = net.Listen("tcp", n.cfg.listen()); err != nil {
-		return nil, err
-	}
-	if n.cfg.HTTP != "" {
-		if r.redirect, err = net.Listen("tcp", n.cfg.HTTP); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrRedirect, err)
-		}
-	}
-	if r.operator, err = admin.Listen(n.cfg.Data); err != nil {
-		return nil, err
-	}
-
-	port := n.publicPort(r.public)
+	port := n.publicPort(r.Public)
 	r.sessions = &session.Server{
 		Auth: r.auth, Router: r.routes, Domain: n.cfg.Domain, Software: n.cfg.software(), Log: n.log,
 		PublicURL: func(label string) string { return URL(label+suffix, port) },
 		Mux:       mux.Config{Pool: mux.NewPool(maxUnread)},
 	}
 	r.edge = &edge.Edge{
-		Domain: n.cfg.Domain, GetCertificate: getCertificate, Visitors: r.routes, Agents: r.sessions,
+		Domain: n.cfg.Domain, GetCertificate: r.getCertificate, Visitors: r.routes, Agents: r.sessions,
 		RedirectPort: port, Log: n.log, Settings: n.cfg.edge(),
 	}
-	r.admin = &admin.Server{Auth: r.auth, Sessions: r.sessions, Log: n.log, Status: admin.Status{
-		Domain: n.cfg.Domain, Listen: r.public.Addr().String(), TLS: string(n.cfg.tls()),
-		Software: n.cfg.software(), Since: time.Now().UTC().Truncate(time.Second),
-	}}
-	return r, nil
+	r.admin = &admin.Server{Auth: r.auth, Sessions: everywhere{r.sessions, n.cfg.OnRevoke}, Log: n.log,
+		Reload: n.cfg.Reload, Upgrade: n.cfg.Upgrade, Status: admin.Status{
+			Domain: n.cfg.Domain, Listen: r.Public.Addr().String(), TLS: string(n.cfg.tls()),
+			Software: n.cfg.software(), Since: time.Now().UTC().Truncate(time.Second),
+		}}
+	return nil
+}
+
+// everywhere are the sessions of this node, and of another that still has some
+// on its behalf.
+type everywhere struct {
+	*session.Server
+	also func(token string) // may be nil
+}
+
+// DropToken ends the sessions of a token.
+func (e everywhere) DropToken(id string) {
+	e.Server.DropToken(id)
+	if e.also != nil {
+		e.also(id)
+	}
 }
 
 // certificates finds what the edge shows; nil for plain HTTP.
@@ -373,9 +464,12 @@ func (n *Node) certificates(r *rooms) (func(*tls.ClientHelloInfo) (*tls.Certific
 	case TLSFiles:
 		pair, err := certs.OpenPair(n.cfg.CertFile, n.cfg.KeyFile, n.log)
 		if err != nil {
-			return nil, n.pairError(err)
+			return nil, n.cfg.pairError(err)
 		}
-		return pair.GetCertificate, nil
+		r.pair.Store(pair)
+		return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return r.pair.Load().GetCertificate(hello)
+		}, nil
 	}
 	return nil, nil
 }
@@ -393,9 +487,9 @@ func authorityError(err error) error {
 }
 
 // pairError says which of the two settings it was; cert if both.
-func (n *Node) pairError(err error) error {
+func (c Config) pairError(err error) error {
 	field := "cert"
-	if e, ok := errors.AsType[*fs.PathError](err); ok && e.Path == n.cfg.KeyFile {
+	if e, ok := errors.AsType[*fs.PathError](err); ok && e.Path == c.KeyFile {
 		field = "key"
 	}
 	return &ConfigError{Field: field, Reason: err.Error(), Err: err}
@@ -407,17 +501,20 @@ func (n *Node) serve(ctx context.Context, r *rooms) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer n.doCut() // whatever is left goes before we wait for it
-	run := func(what string, serve func(context.Context, net.Listener) error, ln net.Listener) {
+	run := func(what string, ctx context.Context, serve func(context.Context, net.Listener) error, ln net.Listener) {
 		wg.Go(func() {
-			err := serve(n.cut, ln)
+			err := serve(ctx, ln)
 			failed <- fmt.Errorf("%s: %w", what, cmp.Or(err, errors.New("ended by itself")))
 		})
 	}
-	run("public listener", r.edge.Serve, r.public)
-	if r.redirect != nil {
-		run("redirect listener", r.edge.ServeRedirect, r.redirect)
+	run("public listener", n.cut, r.edge.Serve, r.Public)
+	if r.Redirect != nil {
+		run("redirect listener", n.cut, r.edge.ServeRedirect, r.Redirect)
 	}
-	run("admin socket", r.admin.Serve, r.operator)
+	operator, stopOperator := context.WithCancel(n.cut)
+	defer stopOperator()
+	run("admin socket", operator, r.admin.Serve, r.Operator)
+	n.begin(r)
 	n.ready(r)
 
 	var failure error
@@ -428,17 +525,26 @@ func (n *Node) serve(ctx context.Context, r *rooms) error {
 		}
 	case <-ctx.Done():
 	case <-n.cut.Done():
+	case <-n.handed:
 	}
-	n.log.Info("node stopping", "drain", n.cfg.drain())
-	n.drain(r)
+	drain, successor := n.finish()
+	follow, unfollow := context.WithCancel(n.cut)
+	defer unfollow()
+	if successor != nil { // there is another one behind the same sockets
+		stopOperator()
+		r.store.Close() // who waits to write is told so
+		wg.Go(func() { successor.Follow(follow, r.sessions.DropToken) })
+	}
+	n.log.Info("node stopping", "drain", drain, "handed_over", successor != nil)
+	n.drain(r, drain)
 	n.log.Info("node stopped")
 	return failure
 }
 
 func (n *Node) ready(r *rooms) {
-	ready := Ready{Listen: r.public.Addr(), CAFile: r.caFile, Tokens: r.auth.Any()}
-	if r.redirect != nil {
-		ready.HTTP = r.redirect.Addr()
+	ready := Ready{Listen: r.Public.Addr(), CAFile: r.caFile, Tokens: r.auth.Any()}
+	if r.Redirect != nil {
+		ready.HTTP = r.Redirect.Addr()
 	}
 	n.log.Info("node started", "domain", n.cfg.Domain, "listen", ready.Listen.String(), "tls", string(n.cfg.tls()), "data", n.cfg.Data)
 	if n.cfg.OnReady != nil {
@@ -453,12 +559,12 @@ func (n *Node) ready(r *rooms) {
 // told to go, so that they do not come back here. Sessions carry visitors until
 // none of those who are here can ask any more; a visitor who kept his connection
 // does not know yet that this was the last time.
-func (n *Node) drain(r *rooms) {
-	ctx, cancel := context.WithTimeout(n.cut, n.cfg.drain())
+func (n *Node) drain(r *rooms, most time.Duration) {
+	ctx, cancel := context.WithTimeout(n.cut, most)
 	defer cancel()
 	r.edge.Leave()
 	r.routes.SetHold(-1, -1) // nobody comes back to a node that leaves
-	r.sessions.Drain(n.cfg.drain())
+	r.sessions.Drain(most)
 	var wg sync.WaitGroup
 	wg.Go(func() { n.note("visitors", r.edge.Shutdown(ctx)) })
 	r.edge.Settle(ctx)
@@ -484,14 +590,6 @@ func (n *Node) publicPort(ln net.Listener) int {
 		return a.Port
 	}
 	return 443
-}
-
-func (r *rooms) closeListeners() {
-	for _, ln := range []net.Listener{r.public, r.redirect, r.operator} {
-		if ln != nil {
-			ln.Close()
-		}
-	}
 }
 
 // URL is where visitors of a host find it.

@@ -39,6 +39,7 @@ type Status struct {
 	Listen   string    `json:"listen"` // the address visitors and agents come to
 	TLS      string    `json:"tls"`
 	Software string    `json:"software"`
+	PID      int       `json:"pid"` // of the process; another one after an upgrade
 	Since    time.Time `json:"since"`
 	Tokens   int       `json:"tokens"`
 	Names    int       `json:"names"`

@@ -9,6 +9,7 @@ import (
 
 	"github.com/culvertd/culvert"
 	"github.com/culvertd/culvert/internal/admin"
+	"github.com/culvertd/culvert/internal/handover"
 	"github.com/culvertd/culvert/internal/server"
 	"github.com/culvertd/culvert/internal/store"
 )
@@ -26,9 +27,10 @@ func exitCode(err error) int {
 	_, config := errors.AsType[*server.ConfigError](err)
 	_, agent := errors.AsType[*culvert.ConfigError](err)
 	answer, answered := errors.AsType[*admin.Error](err)
+	_, sockets := errors.AsType[*handover.Error](err)
 	refused, no := errors.AsType[*culvert.RefusedError](err)
 	switch {
-	case usage, config, agent, answered && answer.Code == admin.BadRequest:
+	case usage, config, agent, sockets, answered && answer.Code == admin.BadRequest:
 		return exitUsage
 	case errors.Is(err, store.ErrDamaged), answered && answer.Code == admin.NameTaken, no && refused.Final:
 		return exitRefused
@@ -51,7 +53,13 @@ func hint(err error) string {
 		case admin.NameTaken:
 			return "culvertd name list shows whose it is; culvertd name release makes it free"
 		}
-		return ""
+		return e.Hint
+	}
+	if e, ok := errors.AsType[*handover.Error](err); ok {
+		return e.Hint
+	}
+	if _, ok := errors.AsType[*server.FixedError](err); ok {
+		return "culvertd upgrade starts the node anew with it, and nobody notices"
 	}
 	switch {
 	case errors.Is(err, store.ErrLocked):

@@ -25,7 +25,7 @@ import (
 )
 
 func main() {
-	c := &cli{out: os.Stdout, err: os.Stderr, env: os.Getenv, again: make(chan struct{})}
+	c := &cli{out: os.Stdout, err: os.Stderr, env: os.Getenv, again: make(chan struct{}), program: startedAs()}
 	ctx, stop := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -43,6 +43,7 @@ type cli struct {
 	out, err io.Writer
 	env      func(string) string
 	again    chan struct{} // closed by the second signal: no more waiting
+	program  string        // the path by which it was started
 
 	began bool // a command has its flags and arguments, and runs
 	data  string
@@ -71,7 +72,7 @@ func (c *cli) run(ctx context.Context, args []string) int {
 		},
 	}
 	root.AddCommand(c.serveCommand(), c.devCommand(), c.tokenCommand(), c.nameCommand(), c.sessionCommand(),
-		c.statusCommand(), c.versionCommand())
+		c.statusCommand(), c.reloadCommand(), c.upgradeCommand(), c.versionCommand())
 	root.SetFlagErrorFunc(flagError)
 	root.SetArgs(args)
 	root.SetOut(c.out)

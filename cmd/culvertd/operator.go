@@ -176,10 +176,42 @@ func (c *cli) statusCommand() *cobra.Command {
 	return c.list("status", "Say how the node is", func(ctx context.Context, node *admin.Client) (any, []string, error) {
 		s, err := node.Status(ctx)
 		return s, []string{
-			row("domain", s.Domain), row("listen", s.Listen), row("tls", s.TLS), row("software", s.Software), row("since", day(s.Since)),
+			row("domain", s.Domain), row("listen", s.Listen), row("tls", s.TLS), row("software", s.Software), row("process", fmt.Sprint(s.PID)), row("since", day(s.Since)),
 			row("tokens", fmt.Sprint(s.Tokens)), row("names", fmt.Sprint(s.Names)), row("sessions", fmt.Sprint(s.Sessions)),
 		}, err
 	})
+}
+
+func (c *cli) reloadCommand() *cobra.Command {
+	cmd := c.ask("reload", "Have the node read its configuration again; all of it counts, or nothing", atMost(0), func(ctx context.Context, node *admin.Client, _ []string) error {
+		changed, err := node.Reload(ctx)
+		switch {
+		case err != nil:
+			return err
+		case c.json:
+			return c.printJSON(admin.Reloaded{Changed: changed})
+		case len(changed) == 0:
+			_, err = fmt.Fprintln(c.out, "reloaded; no setting has changed")
+		default:
+			_, err = fmt.Fprintln(c.out, "reloaded; changed: "+strings.Join(changed, ", "))
+		}
+		return err
+	})
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func (c *cli) upgradeCommand() *cobra.Command {
+	cmd := c.command("upgrade", "Have the program that is installed now take the node's place, with nobody noticing", atMost(0), func(ctx context.Context, _ []string) error {
+		node, err := admin.Dial(cmp.Or(c.data, c.defaultData()))
+		if err != nil {
+			return err
+		}
+		defer node.Close()
+		return node.Upgrade(ctx, func(line string) { fmt.Fprintln(c.out, printable(line)) })
+	})
+	c.dataFlag(cmd)
+	return cmd
 }
 
 func day(t time.Time) string {

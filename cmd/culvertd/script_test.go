@@ -82,7 +82,7 @@ func told(ts *testscript.TestScript, _ bool, args []string) {
 	buf := make([]byte, 100)
 	n, err := conn.Read(buf)
 	ts.Check(err)
-	if got := string(buf[:n]); got != args[0] {
-		ts.Fatalf("the node told %q; want %q", got, args[0])
+	if got, status, _ := strings.Cut(string(buf[:n]), "\n"); got != args[0] || !strings.HasPrefix(status, "STATUS=") {
+		ts.Fatalf("the node told %q; want %q and a status", buf[:n], args[0])
 	}
 }

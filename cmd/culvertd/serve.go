@@ -5,8 +5,8 @@ import (
 	"context"
 	"log"
 	"log/slog"
-	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,7 +35,7 @@ func (c *cli) serveCommand() *cobra.Command {
 		if cfg.Log, err = c.logger(level); err != nil {
 			return err
 		}
-		return c.serve(cmd.Context(), cfg)
+		return c.serve(cmd.Context(), cfg, func() (server.Config, error) { return c.serveConfig(flags, file, cmd.Flags()) })
 	}
 	return cmd
 }
@@ -94,9 +94,20 @@ func (c *cli) serveConfig(flags settings, file string, given *pflag.FlagSet) (se
 	return s.config()
 }
 
-// serve runs a node until ctx ends or it fails.
-func (c *cli) serve(ctx context.Context, cfg server.Config) error {
+// serve runs a node until ctx ends, it fails, or another has taken its place.
+// Again reads its settings anew.
+func (c *cli) serve(ctx context.Context, cfg server.Config, again func() (server.Config, error)) error {
+	ended := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(ended)
+	s := &service{cli: c, log: cfg.Log, again: again, ended: ended, wg: &wg}
+	before, err := s.inherit(ctx, &cfg)
+	if err != nil {
+		return err
+	}
 	cfg.Software = "culvertd " + version()
+	cfg.Reload, cfg.Upgrade = s.reload, s.upgrade
 	cfg.OnReady = func(r server.Ready) {
 		if r.CAFile != "" {
 			cfg.Log.Info("trust this CA on agents and visitors", "file", r.CAFile)
@@ -105,40 +116,25 @@ func (c *cli) serve(ctx context.Context, cfg server.Config) error {
 			cfg.Log.Warn("no token, no tunnel: nobody is admitted until there is one",
 				"hint", "culvertd token create --owner NAME --data "+cfg.Data)
 		}
-		c.notify("READY=1")
+		wg.Go(func() { s.begin(ctx, before) })
 	}
-	node, err := server.New(cfg)
-	if err != nil {
+	if before != nil {
+		defer before.Close()
+	}
+	s.cfg = cfg
+	if s.node, err = server.New(cfg); err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { c.notify("STOPPING=1") })()
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() {
+	wg.Go(func() { s.obey(ctx) })
+	wg.Go(func() {
 		select {
 		case <-c.again:
-			node.Close()
+			s.node.Close()
 		case <-ended:
 		}
-	}()
-	return node.Run(ctx)
-}
-
-// notify tells systemd, if it asked to be told (sd_notify(3)).
-func (c *cli) notify(state string) {
-	path := c.env("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	if rest, ok := strings.CutPrefix(path, "@"); ok {
-		path = "\x00" + rest
-	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		return // it will notice
-	}
-	defer conn.Close()
-	conn.Write([]byte(state))
+	})
+	defer context.AfterFunc(ctx, func() { s.notify("STOPPING=1", "STATUS=waiting for visitors") })()
+	return s.node.Run(ctx)
 }
 
 // logger writes to stderr.

@@ -20,7 +20,7 @@ type settings struct {
 	domain, listen, http, data string
 	tls, cert, key             string
 	trustedProxy               []string
-	drain, hold                time.Duration
+	drain, resume, hold        time.Duration
 	holdMax                    int
 
 	headTimeout, serviceTimeout, silence, idleTimeout, hsts time.Duration
@@ -31,7 +31,7 @@ type settings struct {
 func defaults() settings {
 	return settings{
 		listen: ":443", http: ":80", tls: "internal", drain: 30 * time.Second,
-		hold: 10 * time.Second, holdMax: 100,
+		resume: 30 * time.Second, hold: 10 * time.Second, holdMax: 100,
 		headTimeout: 10 * time.Second, serviceTimeout: time.Minute, silence: 5 * time.Minute,
 		idleTimeout: 5 * time.Minute, minRate: 240, maxVisitors: 16384,
 	}
@@ -46,7 +46,7 @@ func (s *settings) fields() map[string]any {
 		"domain": &s.domain, "listen": &s.listen, "http": &s.http, "data": &s.data,
 		"tls": &s.tls, "cert": &s.cert, "key": &s.key,
 		"trusted-proxy": &s.trustedProxy, "drain": &s.drain,
-		"hold": &s.hold, "hold-max": &s.holdMax,
+		"resume": &s.resume, "hold": &s.hold, "hold-max": &s.holdMax,
 		"head-timeout": &s.headTimeout, "service-timeout": &s.serviceTimeout, "silence": &s.silence,
 		"idle-timeout": &s.idleTimeout, "hsts": &s.hsts, "min-rate": &s.minRate, "max-visitors": &s.maxVisitors,
 	}
@@ -148,7 +148,7 @@ func (s *settings) config() (server.Config, error) {
 	cfg := server.Config{
 		Domain: s.domain, Data: s.data, Listen: s.listen, HTTP: s.http,
 		TLS: server.TLS(s.tls), CertFile: s.cert, KeyFile: s.key, Drain: off(s.drain),
-		Hold: off(s.hold), HoldMax: off(s.holdMax),
+		Resume: off(s.resume), Hold: off(s.hold), HoldMax: off(s.holdMax),
 		HeadTimeout: off(s.headTimeout), ServiceTimeout: off(s.serviceTimeout), Silence: off(s.silence),
 		IdleTimeout: off(s.idleTimeout), HSTS: s.hsts, MinRate: off(s.minRate), MaxVisitors: off(s.maxVisitors),
 	}

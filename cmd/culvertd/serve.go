@@ -51,6 +51,7 @@ func (s *settings) add(f *pflag.FlagSet) {
 	f.StringVar(&s.key, "key", "", "its key in a PEM `file`")
 	f.StringSliceVar(&s.trustedProxy, "trusted-proxy", nil, "`CIDR` of the front end whose X-Forwarded headers are believed, for --tls off")
 	f.DurationVar(&s.drain, "drain", preset.drain, "how long visitors in flight may take when the node stops; 0 for no time at all")
+	f.DurationVar(&s.resume, "resume", preset.resume, "how long a session that has lost its connection is kept for its agent, with its streams; 0 for not at all")
 	f.DurationVar(&s.hold, "hold", preset.hold, "how long visitors wait for an agent that is expected back, in place of a 503 at once; 0 for not at all")
 	f.IntVar(&s.holdMax, "hold-max", preset.holdMax, "how many `visitors` of a name may wait so; 0 for none")
 	f.DurationVar(&s.headTimeout, "head-timeout", preset.headTimeout, "how long a visitor may take for the head of a request")

@@ -27,6 +27,7 @@ func (c Config) fixed() []setting {
 func (c Config) loose() []setting {
 	return []setting{
 		{"cert", c.CertFile}, {"key", c.KeyFile}, {"trusted-proxy", c.TrustedProxies}, {"drain", c.drain()},
+		{"resume", c.Resume}, {"hold", c.Hold}, {"hold-max", c.HoldMax},
 		{"head-timeout", c.HeadTimeout}, {"service-timeout", c.ServiceTimeout}, {"silence", c.Silence},
 		{"idle-timeout", c.IdleTimeout}, {"min-rate", c.MinRate}, {"hsts", c.HSTS}, {"max-visitors", c.MaxVisitors},
 	}
@@ -78,6 +79,8 @@ func (n *Node) Reload(cfg Config) (changed []string, err error) {
 	changed = differ(n.latest.loose(), cfg.loose())
 	n.latest = cfg
 	r.edge.Set(cfg.edge())
+	r.routes.SetHold(cfg.Hold, cfg.HoldMax)
+	r.sessions.SetResume(cfg.Resume)
 	n.log.Info("settings reloaded", "changed", changed)
 	return changed, nil
 }

@@ -194,7 +194,7 @@ func (n *Node) build(ctx context.Context, r *rooms) (err error) {
 
 	port := n.publicPort(r.Public)
 	r.sessions = &session.Server{
-		Auth: r.auth, Router: r.routes, Domain: n.cfg.Domain, Software: n.cfg.software(), Log: n.log,
+		Auth: r.auth, Router: r.routes, Domain: n.cfg.Domain, Software: n.cfg.software(), Log: n.log, Resume: n.cfg.Resume,
 		PublicURL: func(label string) string { return URL(label+suffix, port) },
 		Mux:       mux.Config{Pool: mux.NewPool(maxUnread)},
 	}

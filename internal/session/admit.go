@@ -194,7 +194,7 @@ func (s *Server) welcome(g *stranger, c net.Conn, hello *wire.Hello) (*session, 
 	}
 	x := &session{
 		server: s, since: time.Now(), cancel: g.cancel,
-		agent: agent{grant.Owner, hello.Agent}, software: hello.Software, grant: grant,
+		agent: agent{grant.Owner, hello.Agent}, software: hello.Software, grant: grant, resume: s.resume(),
 		out: make(chan wire.Message, 16+2*s.maxTunnels()), begun: make(chan struct{}), ending: make(chan struct{}),
 		tunnels: map[uint32]*tunnel{}, visitors: map[*visitor]struct{}{},
 		ways: ways{remote: c.RemoteAddr().String()},

@@ -125,7 +125,7 @@ func (x *session) watchLanes() {
 		x.mu.Unlock()
 		if lost {
 			x.reach()
-			x.log().Info("session resuming", "wait", x.server.resume())
+			x.log().Info("session resuming", "wait", x.resume)
 		}
 	}
 }

@@ -120,14 +120,25 @@ func (s *Server) maxTunnels() int   { return cmp.Or(s.MaxTunnels, 64) }
 func (s *Server) maxSessions() int  { return cmp.Or(s.MaxSessions, 10_000) }
 func (s *Server) maxStrangers() int { return cmp.Or(s.MaxStrangers, 512) }
 
-func (s *Server) resume() time.Duration { return max(0, cmp.Or(s.Resume, 30*time.Second)) }
+func (s *Server) resume() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(0, cmp.Or(s.Resume, 30*time.Second))
+}
 
-func (s *Server) muxConfig() mux.Config {
+// SetResume changes Resume, for sessions that begin from now on.
+func (s *Server) SetResume(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Resume = d
+}
+
+func (s *Server) muxConfig(resume time.Duration) mux.Config {
 	cfg := s.Mux
 	cfg.MaxStreams = cmp.Or(cfg.MaxStreams, 1)
 	cfg.KeepAlive = cmp.Or(cfg.KeepAlive, 1500*time.Millisecond)
 	cfg.Timeout = cmp.Or(cfg.Timeout, 3*time.Second)
-	cfg.Keep, cfg.Resume = 0, s.resume()
+	cfg.Keep, cfg.Resume = 0, resume
 	if cfg.Resume > 0 {
 		cfg.Keep = cmp.Or(s.Keep, 8<<20)
 	}

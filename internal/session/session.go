@@ -39,6 +39,7 @@ type session struct {
 	agent    agent
 	software string
 	grant    auth.Grant
+	resume   time.Duration     // for which it may be without a lane
 	out      chan wire.Message // to the agent; one that leaves it full is hung up on
 
 	conn    *mux.Conn     // set before begun is closed
@@ -107,12 +108,12 @@ func (x *session) begin(ctx context.Context, c net.Conn) error {
 	defer cancel()
 	err := tell(ctx, c, &wire.Welcome{
 		Version: wire.Version, Session: x.id, Domain: x.server.Domain, Software: cmp.Or(x.server.Software, "culvertd"),
-		Secret: x.secret, Resume: wire.Milliseconds(x.server.resume()),
+		Secret: x.secret, Resume: wire.Milliseconds(x.resume),
 	})
 	if err != nil {
 		return err
 	}
-	conn := mux.Server(c, x.server.muxConfig())
+	conn := mux.Server(c, x.server.muxConfig(x.resume))
 	control, err := conn.Accept(ctx)
 	if err != nil {
 		conn.Close()
@@ -394,7 +395,7 @@ func (x *session) part() {
 // say says m. While the session is resuming it waits, and so does whoever has
 // more to say; when the session is ending, not for long.
 func (x *session) say(m wire.Message) error {
-	x.control.SetWriteDeadline(time.Now().Add(x.server.resume() + writeTime))
+	x.control.SetWriteDeadline(time.Now().Add(x.resume + writeTime))
 	select {
 	case <-x.ending:
 		x.hurry()

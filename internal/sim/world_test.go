@@ -71,7 +71,7 @@ func newWorld(t *testing.T, rng *mrand.Rand) *world {
 	}
 	var cancel context.CancelFunc
 	w.ctx, cancel = context.WithCancel(context.Background())
-	routes := &router.Router{Owned: func(string) bool { return true }}
+	routes := &router.Router{Owned: func(string) bool { return true }, Hold: time.Minute} // troubles may come one after another
 	w.sessions = &session.Server{Auth: anybody{}, Router: routes, Domain: "node.test"}
 	e := &edge.Edge{
 		Domain: "node.test", Visitors: routes, Agents: w.sessions,

@@ -283,7 +283,7 @@ func TestDrain(t *testing.T) {
 		}
 		conn.Close()
 		stream.Close()
-		p.wantGone("the old session is left after its last visitor", time.Second)
+		p.wantGone("the old session is left after its last visitor", idleTime+time.Second)
 		if e, ok := errors.AsType[*mux.ConnError](p.conn.Err()); !ok || !e.Remote || e.Code != mux.CodeNone {
 			t.Errorf("the old session ended with %v, want a goodbye", p.conn.Err())
 		}

@@ -20,6 +20,7 @@ const (
 	connectTime = 30 * time.Second // from the dial to the node's welcome
 	messageTime = 10 * time.Second // to write a message, or to read the head of a stream
 	offerTime   = 10 * time.Second // for which a visitor waits until Accept is called
+	idleTime    = 5 * time.Second  // without visitors, after which a session that was replaced is left
 	longestStay = 10 * time.Minute // on a node that drains, whatever it says
 
 	keep          = 8 << 20                 // bytes kept until the node has acknowledged them
@@ -196,6 +197,7 @@ func (s *session) release() {
 func (s *session) loop(ctx context.Context, messages <-chan wire.Message) error {
 	wake, unsettled := s.agent.wake, true
 	var leaving <-chan time.Time
+	var idle time.Time // since when nobody needs it
 	for {
 		next, err := s.ask(s.agent.open())
 		if err != nil {
@@ -218,7 +220,12 @@ func (s *session) loop(ctx context.Context, messages <-chan wire.Message) error 
 		case <-s.deadline:
 			err = &drainError{s.after}
 		case <-leaving:
-			if s.mayLeave() {
+			switch {
+			case !s.mayLeave():
+				idle = time.Time{}
+			case idle.IsZero():
+				idle = time.Now()
+			case time.Since(idle) >= idleTime:
 				err = &drainError{s.after}
 			}
 		case <-wake:
@@ -244,8 +251,10 @@ func (s *session) isSettled() bool {
 	return true
 }
 
-// mayLeave reports whether nobody needs this session any more: another one has
-// the tunnels, and no visitor is left.
+// mayLeave reports whether nobody needs this session at the moment: another one
+// has the tunnels, and no visitor is here. One who kept his connection to the
+// node may still ask for the last time; the node ends the session when nobody
+// can, and after idleTime so do we.
 func (s *session) mayLeave() bool {
 	select {
 	case <-s.released:

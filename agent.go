@@ -242,13 +242,17 @@ func (a *Agent) run(ctx context.Context) {
 			a.stop(err)
 			return
 		}
+		_, draining := errors.AsType[*drainError](err)
+		if draining {
+			r.wait = backoff{} // the node was there until now, and has not failed us
+		}
 		hint := retryAfter(err)
 		pause := r.wait.next(lasted, hint)
 		if unknown(err) || errors.Is(err, errAnew) {
 			pause = 0 // there is no reason to wait
 		}
 		a.setLast(err)
-		if _, draining := errors.AsType[*drainError](err); !draining { // it has not ended yet, and EventDraining said so
+		if !draining { // it has not ended yet, and EventDraining said so
 			a.emit(Event{Kind: EventDisconnected, Server: a.Server, Err: err, Retry: pause})
 		}
 		a.rest(ctx, pause, max(hint, closest-time.Since(began)))

@@ -264,25 +264,28 @@ func (x *session) open(label string, m *wire.Bind, opt router.Options) *wire.Ref
 	if refused != nil {
 		return refused
 	}
-	if lost, ended := x.keep(t); ended { // meanwhile; whoever ended the session did not see t
-		x.server.release(t, lost)
-	} else {
-		x.send(&wire.Bound{Request: m.Request, Name: label, URL: x.server.publicURL(label), Epoch: t.epoch})
-		x.server.log().Info("tunnel opened", "session", x.name(), "tunnel", label)
-	}
 	for _, loser := range losers {
 		loser.session.replaced(loser, x.agent)
+	}
+	if lost, ended := x.keep(t); ended { // meanwhile; whoever ended the session did not see t
+		x.server.release(t, lost)
+		return nil
+	}
+	x.send(&wire.Bound{Request: m.Request, Name: label, URL: x.server.publicURL(label), Epoch: t.epoch})
+	x.server.log().Info("tunnel opened", "session", x.name(), "tunnel", label)
+	if winner := x.told(t); winner != nil {
+		x.sayReplaced(t, *winner)
 	}
 	return nil
 }
 
-// keep adds t to the tunnels of x, unless x has ended.
+// keep adds t to the tunnels of x, unless x has ended, or t was lost again.
 func (x *session) keep(t *tunnel) (lost, ended bool) {
 	x.server.naming.Lock()
 	defer x.server.naming.Unlock()
 	x.mu.Lock()
 	lost, ended = x.lost, x.ended
-	if !ended {
+	if !ended && t.winner == nil {
 		x.tunnels[t.request] = t
 	}
 	away := !x.adrift.IsZero()
@@ -293,17 +296,37 @@ func (x *session) keep(t *tunnel) (lost, ended bool) {
 	return lost, ended
 }
 
-// replaced tells the agent that another one has t's name now. The streams that
-// t opened live on. An agent that has replaced itself, in another session,
-// knows.
+// told notes that the agent has heard that t is its own, and returns who has
+// taken it over since, if anybody has.
+func (x *session) told(t *tunnel) (winner *agent) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	t.told = true
+	return t.winner
+}
+
+// replaced tells the agent that another one has t's name now, if it knows
+// already that it had it. The streams that t opened live on.
 func (x *session) replaced(t *tunnel, by agent) {
 	x.mu.Lock()
 	held := x.tunnels[t.request] == t
 	if held {
 		delete(x.tunnels, t.request)
 	}
+	told := t.told
+	if !told {
+		t.winner = &by
+	}
 	x.mu.Unlock()
-	if !held || by == x.agent {
+	if held && told {
+		x.sayReplaced(t, by)
+	}
+}
+
+// sayReplaced tells the agent that t is lost. One that has replaced itself, in
+// another session, knows.
+func (x *session) sayReplaced(t *tunnel, by agent) {
+	if by == x.agent {
 		return
 	}
 	m := &wire.Unbound{Request: t.request, Code: wire.Replaced, Reason: "another agent of yours took over"}

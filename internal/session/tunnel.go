@@ -24,6 +24,9 @@ type tunnel struct {
 	host     string
 	takeover wire.Takeover
 	epoch    uint64 // set before anybody else sees it, but for the router, who knows it
+
+	told   bool   // the agent has heard of it; guarded by session.mu
+	winner *agent // who took it over before; the same
 }
 
 // Open opens a stream to the agent and says whose it is. It does not wait for

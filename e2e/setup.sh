@@ -26,6 +26,7 @@ need() {
 PATH=$PATH:/usr/sbin:/sbin
 need gcc gcc                                     # the race detector wants a C compiler,
 need libc6-dev /usr/include/stdlib.h             # and its headers
+need spin spin                                   # visits all states of docs/models, and wants both
 need util-linux unshare                          # gives h2spec an /etc/hosts of its own
 need curl curl                                   # what newcomers are told to try with
 need nginx-light nginx                           # the front end that owns 443, and the wiki's web server

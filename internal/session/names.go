@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -94,7 +95,7 @@ func (s *Server) contest(t *tunnel, now *holding, rivals []*tunnel) *wire.Refuse
 	case held == wire.TakeoverRefuse:
 		return &wire.Refused{Code: wire.NameHeld, Reason: "another agent of yours has the name and does not give it away"}
 	}
-	rest := swapTime - time.Since(now.swapped)
+	rest := cmp.Or(s.swapTime, swapTime) - time.Since(now.swapped)
 	if rest <= 0 {
 		return nil
 	}

@@ -96,8 +96,9 @@ type Server struct {
 	// naming is held while a name changes hands, over the calls of Router as
 	// well: the field below and the router say the same, and whether an agent
 	// may have a name is decided once. It is taken before mu of a session.
-	naming  sync.Mutex
-	tunnels map[string]*holding // by name
+	naming   sync.Mutex
+	tunnels  map[string]*holding // by name
+	swapTime time.Duration       // of a test that wants many swaps; 0 is the constant
 
 	mu        sync.Mutex // guards the fields below
 	stopping  bool

@@ -198,19 +198,26 @@ func (c *Conn) keptLocked(n int) {
 	c.cfg.Pool.keep(n)
 }
 
-// countAgainLocked makes the streams of b's frames wait until those were sent.
+// countAgainLocked makes the streams of b's frames, from b.at on, wait until
+// those were sent. It reports false if b.at is no border of two frames: behind
+// it may stand anything, which somebody has written into a stream.
 func (c *Conn) countAgainLocked(b *batch) bool {
-	for at := b.at; at < len(b.b); {
+	at := 0
+	if b.start == 0 {
+		at = len(preface)
+	}
+	for at < len(b.b) {
 		kind, body, ok := frameAt(b.b[at:])
-		if !ok {
+		next := at + frameHeader + len(body)
+		if !ok || at < b.at && b.at < next {
 			return false
 		}
-		if id, ordered := orderedFrame(kind, body); ordered {
+		if id, ordered := orderedFrame(kind, body); ordered && at >= b.at {
 			if s := c.streams[id]; s != nil {
 				s.again++
 			}
 		}
-		at += frameHeader + len(body)
+		at = next
 	}
 	return true
 }

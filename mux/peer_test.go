@@ -110,7 +110,11 @@ func (p *peer) wantQuiet(why string) {
 // wantEnd checks that the Conn ends with code, and says so to the peer.
 func (p *peer) wantEnd(code Code) {
 	p.t.Helper()
-	<-p.conn.Done()
+	select {
+	case <-p.conn.Done():
+	case <-time.After(time.Minute):
+		p.t.Fatalf("the Conn lives on, want %v", code)
+	}
 	e, ok := errors.AsType[*ConnError](p.conn.Err())
 	if !ok || e.Code != code || e.Remote {
 		p.t.Fatalf("the Conn ended with %v, want our own %v", p.conn.Err(), code)

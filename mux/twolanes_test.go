@@ -1,0 +1,53 @@
+package mux
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"github.com/culvertd/culvert/internal/memnet"
+)
+
+// beside lays one more lane to the Conn, beside those that live, and says its
+// number.
+func (p *peer) beside(number uint64) *peer {
+	p.t.Helper()
+	left, right := memnet.Pipe()
+	if _, err := p.conn.Join(right, number); err != nil {
+		p.t.Fatal(err)
+	}
+	q := &peer{t: p.t, link: left, conn: p.conn}
+	if got := q.read(len(preface)); string(got) != preface {
+		p.t.Fatalf("the preface is %q", got)
+	}
+	q.want("a lane says its number", frame{kind: frameLane, value: number})
+	q.want("and a ping", frame{kind: framePing, value: 1})
+	q.write(preface)
+	q.send(frame{kind: frameLane, value: number})
+	return q
+}
+
+// TestFramesInsideFrames: half of a frame is half of a frame, also when what
+// somebody has written into it looks like a whole one, of a stream that goes
+// another way.
+func TestFramesInsideFrames(t *testing.T) {
+	withPeer(t, keepQuietly, func(p *peer) {
+		p.send(data(0, 0, ""), data(2, 0, ""), data(4, 0, ""), number(frameCredit, 1<<30), streamCredit(2, 1<<30))
+		s, bulk, other := p.accept(), p.accept(), p.accept()
+		main, side := p.beside(7), p.beside(8)
+		inside := appendFrame(nil, data(other.id, 0, ""))
+		s.Write(inside)
+		synctest.Wait()
+		p.conn.mu.Lock()
+		sent := p.conn.main.sent
+		other.takeLaneLocked(p.conn.all[2]) // as bulk does
+		p.conn.mu.Unlock()
+		p.link.Break()
+		synctest.Wait()
+		go bulk.Write(make([]byte, 512<<10)) // nobody reads the lane that is the main one now
+		synctest.Wait()
+		side.send(leave(0, sent-uint64(len(inside))))
+		other.Reset(appCode)
+		side.wantEnd(CodeProtocol)
+		main.link.Close()
+	})
+}

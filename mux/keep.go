@@ -147,7 +147,9 @@ func (l *Lane) resolveLocked(taken uint64) error {
 	if taken > l.sent || taken < l.acked {
 		return violation(CodeProtocol, "%d bytes of lane %d, of %d, after %d", taken, l.number, l.sent, l.acked)
 	}
-	l.loseLocked(errLeft)
+	if l.loseLocked(errLeft); c.err != nil { // it was the last that a Conn waited for whose peer has said close
+		return nil
+	}
 	l.ackedLocked(taken)
 	missing := l.kept
 	if l.out != nil { // what has gathered since: it was never sent

@@ -51,3 +51,24 @@ func TestFramesInsideFrames(t *testing.T) {
 		main.link.Close()
 	})
 }
+
+// TestLeaveAfterClose: what was kept is counted once when the Conn ends with the
+// lane that is given up.
+func TestLeaveAfterClose(t *testing.T) {
+	cfg := keepQuietly
+	cfg.Pool = NewPool(1 << 30)
+	withPeer(t, cfg, func(p *peer) {
+		q := p.beside(7)
+		p.conn.mu.Lock()
+		sent := p.conn.all[1].sent
+		p.conn.mu.Unlock()
+		p.send(frame{kind: frameClose}, leave(7, sent))
+		<-p.conn.Done()
+		q.link.Close()
+		p.link.Close()
+		p.conn.Close()
+		if n := cfg.Pool.kept.Load(); n != 0 {
+			t.Errorf("the pool counts %d bytes that are kept", n)
+		}
+	})
+}

@@ -124,6 +124,9 @@ func (l *Lane) readFirst() error {
 	c := l.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if l.err != nil { // the peer knows, or will, that we took nothing
+		return errLeave
+	}
 	if kind == frameSettings {
 		err = c.onSettingsLocked(f.data)
 	} else if f.value != l.number {

@@ -1,6 +1,7 @@
 package mux
 
 import (
+	"net"
 	"testing"
 	"testing/synctest"
 
@@ -70,5 +71,40 @@ func TestLeaveAfterClose(t *testing.T) {
 		if n := cfg.Pool.kept.Load(); n != 0 {
 			t.Errorf("the pool counts %d bytes that are kept", n)
 		}
+	})
+}
+
+// A stubborn conn takes its time to close.
+type stubborn struct {
+	net.Conn
+	closed chan struct{}
+}
+
+func (s stubborn) Close() error {
+	<-s.closed
+	return s.Conn.Close()
+}
+
+// TestFirstWordsTooLate: what comes on a lane that was given up is not taken,
+// its first words neither; the peer says them again.
+func TestFirstWordsTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		left, right := memnet.Pipe()
+		closed := make(chan struct{})
+		p := &peer{t: t, link: left, conn: Server(stubborn{right, closed}, keepQuietly)}
+		p.conn.Lanes()[0].Leave()
+		said := floorSettings
+		said.keep = keepQuietly.keep()
+		settings := frame{kind: frameSettings, data: appendSettings(nil, said)}
+		p.write(preface)
+		p.send(settings)
+		close(closed)
+		p.join(7, 0, 0)
+		p.send(number(frameLane, 7), leave(0, 0), settings)
+		if err := p.conn.Err(); err != nil {
+			t.Errorf("settings that were not taken came again: %v", err)
+		}
+		p.conn.Close()
+		p.link.Close()
 	})
 }

@@ -330,17 +330,19 @@ func (c *Conn) missedLocked(last uint64) error {
 	return nil
 }
 
-// onLeaveLocked hears that the peer has given up a lane, and what it has of it.
-func (c *Conn) onLeaveLocked(number, taken uint64) error {
-	if !c.keeps {
+// onLeaveLocked hears over l that the peer has given up a lane, and what it has
+// of it.
+func (l *Lane) onLeaveLocked(number, taken uint64) error {
+	c := l.c
+	switch {
+	case !c.keeps:
 		return violation(CodeProtocol, "lane %d was given up, and nothing is kept", number)
+	case number == l.number:
+		return violation(CodeProtocol, "lane %d was given up on itself", number)
 	}
 	for i, l := range c.all {
 		if l.number != number {
 			continue
-		}
-		if l.err == nil && c.living == 1 {
-			return violation(CodeProtocol, "lane %d was given up on itself", number)
 		}
 		if err := l.resolveLocked(taken); err != nil {
 			return err

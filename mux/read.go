@@ -349,7 +349,7 @@ func (l *Lane) handleLocked(f frame) error {
 	case frameAck:
 		return l.onAckLocked(f.value)
 	case frameLeave:
-		return c.onLeaveLocked(f.stream, f.value)
+		return l.onLeaveLocked(f.stream, f.value)
 	}
 	if f.kind >= frameExtension {
 		return c.chargeLocked()

@@ -108,3 +108,13 @@ func TestFirstWordsTooLate(t *testing.T) {
 		p.link.Close()
 	})
 }
+
+// TestLeaveOfItsOwnLane: a lane is not given up over itself, which would be a
+// word that says how much of it was taken, and is not counted in it.
+func TestLeaveOfItsOwnLane(t *testing.T) {
+	withPeer(t, keepQuietly, func(p *peer) {
+		q := p.beside(7)
+		q.send(leave(7, 0))
+		q.wantEnd(CodeProtocol)
+	})
+}

@@ -234,7 +234,7 @@ func (l *Lane) readBig(kind byte, size int) error {
 		k.free()
 		return err
 	}
-	err = l.takeBig(s, k, kind, size, id, offset, n)
+	err = l.takeBig(k, kind, size, id, offset, n)
 	l.in.wakeReaders()
 	c.cfg.Pool.squeeze()
 	l.in.expectBig()
@@ -243,7 +243,7 @@ func (l *Lane) readBig(kind byte, size int) error {
 
 // takeBig takes the payload of a frame, n bytes at offset, of which k are the
 // last. k is its own from here on.
-func (l *Lane) takeBig(s *Stream, k *chunk, kind byte, size int, id, offset uint64, n int) error {
+func (l *Lane) takeBig(k *chunk, kind byte, size int, id, offset uint64, n int) error {
 	c, fin := l.c, kind == frameDataFin
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -256,15 +256,14 @@ func (l *Lane) takeBig(s *Stream, k *chunk, kind byte, size int, id, offset uint
 		return nil
 	}
 	l.takeLocked(frameHeader + size)
-	if s.received != offset+uint64(n-k.w) || s.finalKnown { // it came over another lane as well
-		var known int
-		var err error
-		if s, known, err = c.admitLocked(id, offset, n, fin); s == nil || err != nil {
-			k.free()
-			return err
-		}
-		k.r += known - (n - k.w)
+	// It was admitted before it came. Meanwhile another lane may have brought
+	// the same, or used up the credit.
+	s, known, err := c.admitLocked(id, offset, n, fin)
+	if s == nil || err != nil {
+		k.free()
+		return err
 	}
+	k.r += known - (n - k.w)
 	fresh := k.w - k.r
 	c.countLocked(l, s, fresh)
 	switch {

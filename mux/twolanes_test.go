@@ -2,6 +2,7 @@ package mux
 
 import (
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -116,5 +117,29 @@ func TestLeaveOfItsOwnLane(t *testing.T) {
 		q := p.beside(7)
 		q.send(leave(7, 0))
 		q.wantEnd(CodeProtocol)
+	})
+}
+
+// TestBudgetOverTwoLanes: what two lanes bring at the same time is held against
+// the credit as if it came one after the other.
+func TestBudgetOverTwoLanes(t *testing.T) {
+	cfg := keepQuietly
+	cfg.Budget = 1 << 20
+	withPeer(t, cfg, func(p *peer) {
+		full := strings.Repeat("x", maxPayload)
+		q := p.beside(7)
+		for i := range uint64(1<<20/firstWindow - 1) { // nobody reads them
+			p.send(data(2*i, 0, full), data(2*i, maxPayload, full))
+		}
+		p.send(data(62, 0, full))
+		// Of either of these there is room for one.
+		a, b := string(appendFrame(nil, data(64, 0, full))), string(appendFrame(nil, data(66, 0, full)))
+		p.write(a[:100])
+		q.write(b[:100])
+		synctest.Wait()
+		p.write(a[100:])
+		q.write(b[100:])
+		synctest.Wait()
+		p.wantEnd(CodeFlowControl)
 	})
 }

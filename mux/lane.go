@@ -71,6 +71,10 @@ type span struct{ first, last uint64 }
 // there.
 const maxAbsent = 1024
 
+// maxUnsettled bounds the lanes of which the peer does not say what it has, and
+// the words of which it does not say that it has heard them.
+const maxUnsettled = 1024
+
 // maxLanes is how many lanes may live at a time.
 const maxLanes = 4
 
@@ -111,7 +115,12 @@ func (c *Conn) join(conn net.Conn, number uint64) (*Lane, error) {
 	case c.living >= maxLanes:
 		return nil, fmt.Errorf("mux: more than %d lanes", maxLanes)
 	}
-	if err := c.missedLocked(number - 1); err != nil {
+	err := c.missedLocked(number - 1)
+	if err == nil {
+		err = c.unsettledLocked()
+	}
+	if err != nil {
+		c.failLocked(err)
 		return nil, err
 	}
 	c.highest, c.joined = number, true
@@ -330,6 +339,15 @@ func (c *Conn) missedLocked(last uint64) error {
 	return nil
 }
 
+// unsettledLocked finds out whether the peer leaves too much open about lanes
+// that have ended.
+func (c *Conn) unsettledLocked() error {
+	if lanes, words := len(c.all)-c.living, len(c.words); lanes+words > maxUnsettled {
+		return violation(CodeFlood, "%d lanes were never settled", lanes+words)
+	}
+	return nil
+}
+
 // onLeaveLocked hears over l that the peer has given up a lane, and what it has
 // of it.
 func (l *Lane) onLeaveLocked(number, taken uint64) error {
@@ -357,6 +375,9 @@ func (l *Lane) onLeaveLocked(number, taken uint64) error {
 		!slices.ContainsFunc(c.words, func(w word) bool { return w.number == number }) {
 		c.words = append(c.words, word{number: number})
 		c.sayWordsLocked(c.main)
+		if err := c.unsettledLocked(); err != nil {
+			return err
+		}
 	}
 	return c.chargeLocked() // or it was said before
 }

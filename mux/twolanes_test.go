@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/culvertd/culvert/internal/memnet"
 )
@@ -141,5 +142,47 @@ func TestBudgetOverTwoLanes(t *testing.T) {
 		q.write(b[100:])
 		synctest.Wait()
 		p.wantEnd(CodeFlowControl)
+	})
+}
+
+// TestLanesThatAreNeverSettled: a peer that comes back again and again, and
+// never says what it has of the lanes before, is not remembered for ever; nor is
+// one that asks for lanes that never were, and does not listen to the answers.
+func TestLanesThatAreNeverSettled(t *testing.T) {
+	withPeer(t, keepQuietly, func(p *peer) {
+		p.link.Break()
+		for n := uint64(1); n < 10*maxUnsettled && p.conn.Err() == nil; n++ {
+			left, right := memnet.Pipe()
+			left.Close()
+			p.conn.Join(right, n)
+			synctest.Wait()
+		}
+		if p.conn.Err() == nil {
+			t.Error("the Conn lives on")
+		}
+		if n := len(p.conn.all); n > maxUnsettled+maxLanes {
+			t.Errorf("%d lanes are remembered", n)
+		}
+	})
+	withPeer(t, keepQuietly, func(p *peer) {
+		go func() {
+			b := make([]byte, 1<<10)
+			for {
+				if _, err := p.link.Read(b); err != nil {
+					return
+				}
+			}
+		}()
+		p.send(leave(1<<40, 0))
+		for n := uint64(1); n < 10*maxUnsettled && p.conn.Err() == nil; n++ {
+			p.send(leave(n, 0))
+			time.Sleep(time.Second / floodRate)
+		}
+		if p.conn.Err() == nil {
+			t.Error("the Conn lives on")
+		}
+		if n := len(p.conn.words); n > maxUnsettled+maxLanes {
+			t.Errorf("%d words are remembered", n)
+		}
 	})
 }

@@ -1,6 +1,9 @@
 package mux
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // keeper is what a Lane keeps to send it again, and what it has taken of what
 // the peer keeps. Its fields are guarded by Conn.mu.
@@ -10,6 +13,7 @@ type keeper struct {
 	kept    []*batch // from acked on, the oldest first
 	writing *batch   // the one in a Write of the net.Conn
 	again   []*batch // of lanes that have ended: to be sent before all else of the same streams
+	asking  bool     // a ping will be sent soon, for its acknowledgement
 
 	taken   uint64 // bytes of the peer's frames that were handled
 	ackSaid uint64 // of those, bytes of which it knows
@@ -117,14 +121,53 @@ func (l *Lane) onAckLocked(taken uint64) error {
 	l.ackedLocked(taken)
 	c.words = slices.DeleteFunc(c.words, func(w word) bool { return w.over == l && w.at <= taken })
 	c.moveLocked(l)
-	if c.roomLocked() {
-		for _, l := range c.all {
-			if !l.light.empty() || !l.heavy.empty() {
-				l.kickLocked()
-			}
+	c.kickWaitingLocked()
+	return nil
+}
+
+// kickWaitingLocked wakes the writers of streams that waited until less was
+// kept.
+func (c *Conn) kickWaitingLocked() {
+	if !c.roomLocked() {
+		return
+	}
+	for _, l := range c.all {
+		if l.waitingLocked() {
+			l.kickLocked()
 		}
 	}
-	return nil
+}
+
+func (l *Lane) waitingLocked() bool { return !l.light.empty() || !l.heavy.empty() }
+
+// askLocked asks the peer to acknowledge what it has, if data waits for that:
+// what is little, measured by what we can keep at other times, it says only
+// along with something else, such as the answer to a ping.
+func (c *Conn) askLocked() {
+	if c.err != nil || c.sent >= c.sendLimit || c.roomLocked() || !slices.ContainsFunc(c.all, (*Lane).waitingLocked) {
+		return
+	}
+	for _, l := range c.all {
+		l.askLocked()
+	}
+}
+
+func (l *Lane) askLocked() {
+	c := l.c
+	pause := pingPace - (c.age() - l.pongAt)
+	switch {
+	case l.pinging || l.asking || l.err != nil || len(l.kept) == 0:
+	case pause <= 0:
+		l.startPingLocked()
+	default:
+		l.asking = true
+		time.AfterFunc(pause, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			l.asking = false
+			c.askLocked()
+		})
+	}
 }
 
 // ackedLocked lets go of what the peer has.

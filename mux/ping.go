@@ -138,6 +138,7 @@ func (l *Lane) onPongLocked(number uint64) error {
 		l.watch.Reset(c.cfg.keepAlive())
 	}
 	c.moveLocked(l)
+	c.askLocked()
 	return nil
 }
 

@@ -239,6 +239,9 @@ func (l *Lane) writeBatches() (heard bool) {
 	defer c.mu.Unlock()
 	for {
 		for c.err == nil && l.err == nil && !l.workLocked() {
+			if c.askLocked(); l.out != nil {
+				break
+			}
 			l.idle = true
 			l.wake.Wait()
 		}

@@ -1,0 +1,47 @@
+package mux
+
+import (
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/culvertd/culvert/internal/memnet"
+)
+
+// TestRoomIsAskedFor: who can keep little, or less than usual, has the peer
+// acknowledge what it has, and does not wait until it says something else.
+func TestRoomIsAskedFor(t *testing.T) {
+	for name, cfg := range map[string]Config{
+		"little":         {Keep: 1},
+		"a few batches":  {Keep: 64 << 10},
+		"no memory left": {Keep: 8 << 20, Pool: NewPool(1)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg.KeepAlive = -1
+				r := &road{t: t, link: memnet.Link{Delay: 5 * time.Millisecond}}
+				left, right := r.link.Pipe()
+				r.ends = [2]*Conn{Client(left, cfg), Server(right, Config{Keep: 8 << 20, KeepAlive: -1})}
+				s, _ := r.ends[0].Open(t.Context())
+				go func() {
+					for range 200 {
+						s.Write(make([]byte, 5000))
+					}
+					s.CloseWrite()
+				}()
+				p, _ := r.ends[1].Accept(t.Context())
+				p.conn.mu.Lock()
+				p.window = 4 << 20 // as it becomes for bulk
+				p.conn.offerCreditLocked(p)
+				p.conn.mu.Unlock()
+				hurry := time.AfterFunc(5*time.Second, func() { p.Reset(0) })
+				if n, err := io.Copy(io.Discard, p); n != 1e6 || err != nil {
+					t.Errorf("%d bytes arrived: %v", n, err)
+				}
+				hurry.Stop()
+				r.close()
+			})
+		})
+	}
+}

@@ -224,6 +224,7 @@ func (l *Lane) resolveLocked(taken uint64) error {
 		}
 	}
 	c.main.kickLocked()
+	c.kickWaitingLocked()
 	return nil
 }
 

@@ -45,3 +45,26 @@ func TestRoomIsAskedFor(t *testing.T) {
 		})
 	}
 }
+
+// TestRoomOnOtherLanes: when the peer has settled a lane, there is room again for
+// whoever waits, on whichever lane.
+func TestRoomOnOtherLanes(t *testing.T) {
+	withPeer(t, keepQuietly, func(p *peer) {
+		p.send(data(0, 0, ""))
+		s := p.accept()
+		main, side := p.beside(7), p.beside(8)
+		p.conn.mu.Lock()
+		first := p.conn.all[0]
+		first.kept[0].b = append(make([]byte, 0, keepQuietly.keep()), first.kept[0].b...)
+		p.conn.keptLocked(cap(first.kept[0].b))
+		s.weight.add(maxLevel) // bulk
+		s.takeLaneLocked(p.conn.all[2])
+		p.conn.mu.Unlock()
+		p.link.Break()
+		synctest.Wait()
+		go s.Write([]byte("bulk"))
+		side.wantQuiet("there is no room")
+		main.send(leave(0, first.sent))
+		side.want("there is", data(0, 0, "bulk"))
+	})
+}

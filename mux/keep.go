@@ -22,7 +22,8 @@ type keeper struct {
 
 const (
 	// smallBatch is a batch that is copied to the end of what is kept already,
-	// so that a trickle does not keep a buffer for every drop.
+	// so that a trickle does not keep a buffer for every drop; and so is one
+	// that leaves most of its buffer empty.
 	smallBatch = 4 << 10
 
 	// ackAlong is how much must have been taken to be acknowledged with
@@ -48,7 +49,7 @@ func (l *Lane) keepLocked(b *batch) error {
 		b.copied = true
 		return nil
 	}
-	if n := len(l.kept); n > 0 && len(b.b) < smallBatch {
+	if n := len(l.kept); n > 0 && len(b.b) < max(smallBatch, cap(b.b)/4) {
 		if last := l.kept[n-1]; cap(last.b)-len(last.b) >= len(b.b) {
 			last.b = append(last.b, b.b...)
 			b.copied = true

@@ -68,3 +68,22 @@ func TestRoomOnOtherLanes(t *testing.T) {
 		side.want("there is", data(0, 0, "bulk"))
 	})
 }
+
+// TestBuffersAreFilled: what is kept of middling batches is not many large
+// buffers that are almost empty.
+func TestBuffersAreFilled(t *testing.T) {
+	withPeer(t, keepQuietly, func(p *peer) {
+		p.send(data(0, 0, ""), number(frameCredit, 1<<30), streamCredit(0, 1<<30))
+		s := p.accept()
+		for range 10 {
+			p.conn.mu.Lock()
+			p.conn.main.out = &batch{b: make([]byte, 0, 2*maxRoom)} // as bulk leaves them
+			p.conn.mu.Unlock()
+			s.Write(make([]byte, 2*smallBatch))
+			synctest.Wait()
+		}
+		if kept := p.conn.kept; kept > 3*maxRoom {
+			t.Errorf("%d bytes are kept of %d that were sent", kept, s.sent)
+		}
+	})
+}

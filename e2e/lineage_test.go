@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -83,10 +84,14 @@ func (l *lineage) install(program string) {
 	l.installBytes(b)
 }
 
+// installBytes has another process write the file: while we have it open, some
+// other test may fork, and its child would keep it open, and busy.
 func (l *lineage) installBytes(b []byte) {
 	l.t.Helper()
-	if err := os.WriteFile(l.program+".new", b, 0o755); err != nil {
-		l.t.Fatal(err)
+	install := exec.Command("install", "-m", "755", "/dev/stdin", l.program+".new")
+	install.Stdin = bytes.NewReader(b)
+	if out, err := install.CombinedOutput(); err != nil {
+		l.t.Fatalf("install: %v: %s", err, out)
 	}
 	if err := os.Rename(l.program+".new", l.program); err != nil {
 		l.t.Fatal(err)

@@ -33,7 +33,7 @@ type Config struct {
 	// acknowledged them, so that they can be sent again over another lane. Who
 	// writes more than that waits. If both ends keep something, the Conn
 	// outlives its lanes: see [Conn.Join]. Zero means nothing: the Conn ends
-	// with its only lane.
+	// with its only lane; less than 64 KiB means 64 KiB.
 	Keep int
 
 	// Resume is how long a Conn that outlives its lanes may be without one.
@@ -76,7 +76,12 @@ func (c Config) streamWindow() uint64 {
 
 func (c Config) maxStreams() uint64 { return uint64(max(floorStreams, cmp.Or(c.MaxStreams, 8192))) }
 
-func (c Config) keep() uint64 { return min(uint64(max(0, c.Keep)), 1<<40) }
+func (c Config) keep() uint64 {
+	if c.Keep <= 0 {
+		return 0
+	}
+	return min(max(64<<10, uint64(c.Keep)), 1<<40)
+}
 
 func (c Config) resume() time.Duration { return cmp.Or(c.Resume, 30*time.Second) }
 

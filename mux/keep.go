@@ -22,9 +22,11 @@ type keeper struct {
 
 const (
 	// smallBatch is a batch that is copied to the end of what is kept already,
-	// so that a trickle does not keep a buffer for every drop; and so is one
-	// that leaves most of its buffer empty.
+	// so that a trickle does not keep a buffer for every drop.
 	smallBatch = 4 << 10
+
+	// maxGather bounds the buffers for that.
+	maxGather = 32 << 10
 
 	// ackAlong is how much must have been taken to be acknowledged with
 	// whatever leaves anyway.
@@ -49,22 +51,39 @@ func (l *Lane) keepLocked(b *batch) error {
 		b.copied = true
 		return nil
 	}
-	if n := len(l.kept); n > 0 && len(b.b) < max(smallBatch, cap(b.b)/4) {
-		if last := l.kept[n-1]; cap(last.b)-len(last.b) >= len(b.b) {
-			last.b = append(last.b, b.b...)
-			b.copied = true
-			return nil
-		}
+	if b.copied = l.gatherKeptLocked(b); !b.copied {
+		l.kept = append(l.kept, b)
+		c.keptLocked(cap(b.b))
 	}
-	b.copied = false
-	l.kept = append(l.kept, b)
-	c.keptLocked(cap(b.b))
 	// Data waits when there is no room. What does not wait is caused by the
 	// peer, which has to acknowledge it.
 	if c.kept > 2*c.cfg.keep()+keepMore {
 		return violation(CodeFlood, "%d bytes were sent and not acknowledged", c.kept)
 	}
 	return nil
+}
+
+// gatherKeptLocked copies a batch that is small, or leaves most of its buffer
+// empty, behind others of the kind, and reports whether it did. They are apart
+// from what is large, which would be kept as long as anything stands behind it:
+// while both ends talk about what they have there always is something.
+func (l *Lane) gatherKeptLocked(b *batch) bool {
+	if len(b.b) >= smallBatch && len(b.b) >= cap(b.b)/4 {
+		return false
+	}
+	if n := len(l.kept); n > 0 {
+		if last := l.kept[n-1]; last.gathers && cap(last.b)-len(last.b) >= len(b.b) {
+			last.b = append(last.b, b.b...)
+			return true
+		}
+	}
+	if b.gathers = cap(b.b) <= smallBatch; b.gathers {
+		return false
+	}
+	most := max(len(b.b), min(4*len(b.b), maxGather), smallBatch)
+	l.kept = append(l.kept, &batch{b: append(make([]byte, 0, most), b.b...), start: b.start, gathers: true})
+	l.c.keptLocked(most)
+	return true
 }
 
 // writtenLocked notes that b has been written.

@@ -51,9 +51,10 @@ type batch struct {
 	b []byte
 
 	// While it is kept:
-	start  uint64 // how much went over the lane before it
-	copied bool   // no: what is kept is a copy, or nothing
-	at     int    // where the frames begin that are still to be sent again
+	start   uint64 // how much went over the lane before it
+	copied  bool   // no: what is kept is a copy, or nothing
+	gathers bool   // small ones are put behind it
+	at      int    // where the frames begin that are still to be sent again
 }
 
 var batchPool = sync.Pool{New: func() any { return &batch{b: make([]byte, 0, 4<<10)} }}

@@ -2,6 +2,7 @@ package mux
 
 import (
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -68,7 +69,7 @@ func (l *Lane) keepLocked(b *batch) error {
 // from what is large, which would be kept as long as anything stands behind it:
 // while both ends talk about what they have there always is something.
 func (l *Lane) gatherKeptLocked(b *batch) bool {
-	if len(b.b) >= smallBatch && len(b.b) >= cap(b.b)/4 {
+	if len(b.b) > maxGather || len(b.b) >= smallBatch && len(b.b) >= cap(b.b)/4 {
 		return false
 	}
 	if n := len(l.kept); n > 0 {
@@ -80,10 +81,29 @@ func (l *Lane) gatherKeptLocked(b *batch) bool {
 	if b.gathers = cap(b.b) <= smallBatch; b.gathers {
 		return false
 	}
-	most := max(len(b.b), min(4*len(b.b), maxGather), smallBatch)
-	l.kept = append(l.kept, &batch{b: append(make([]byte, 0, most), b.b...), start: b.start, gathers: true})
-	l.c.keptLocked(most)
+	k := newGathering(len(b.b))
+	k.b, k.start = append(k.b, b.b...), b.start
+	l.kept = append(l.kept, k)
+	l.c.keptLocked(cap(k.b))
 	return true
+}
+
+// gatherings are buffers for small batches: for drops, and for a busy trickle.
+var gatherings = [...]sync.Pool{
+	{New: func() any { return &batch{b: make([]byte, 0, smallBatch)} }},
+	{New: func() any { return &batch{b: make([]byte, 0, maxGather)} }},
+}
+
+// newGathering returns a buffer for a batch of n bytes, n ≤ maxGather, and
+// others of its kind.
+func newGathering(n int) *batch {
+	pool := &gatherings[0]
+	if n > smallBatch/4 {
+		pool = &gatherings[1]
+	}
+	k := pool.Get().(*batch)
+	k.gathers, k.home = true, pool
+	return k
 }
 
 // writtenLocked notes that b has been written.

@@ -1,6 +1,7 @@
 package mux
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
@@ -54,16 +55,18 @@ type batch struct {
 	start   uint64 // how much went over the lane before it
 	copied  bool   // no: what is kept is a copy, or nothing
 	gathers bool   // small ones are put behind it
-	at      int    // where the frames begin that are still to be sent again
+	home    *sync.Pool
+	at      int // where the frames begin that are still to be sent again
 }
 
 var batchPool = sync.Pool{New: func() any { return &batch{b: make([]byte, 0, 4<<10)} }}
 
 // free gives b back. The caller forgets it.
 func (b *batch) free() {
+	home := cmp.Or(b.home, &batchPool)
 	if cap(b.b) <= 2*maxRoom {
 		*b = batch{b: b.b[:0]}
-		batchPool.Put(b)
+		home.Put(b)
 	}
 }
 

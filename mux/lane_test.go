@@ -39,7 +39,7 @@ func (r *road) join(both, one int) {
 	conns := [2]*memnet.Conn{left, right}
 	for side, c := range r.ends {
 		if both == 1 || side == one {
-			if _, err := c.Join(conns[side], r.last); err != nil && c.Err() == nil && both == 1 {
+			if _, err := c.Join(lazy{conns[side]}, r.last); err != nil && c.Err() == nil && both == 1 {
 				r.t.Logf("lane %d of side %d: %v", r.last, side, err)
 			}
 		} else {
@@ -47,6 +47,14 @@ func (r *road) join(both, one int) {
 		}
 	}
 	r.conns = append(r.conns, left)
+}
+
+// A lazy conn is read from and written to for a while after it was given up.
+type lazy struct{ *memnet.Conn }
+
+func (c lazy) Close() error {
+	time.Sleep(time.Duration(rand.IntN(3)) * 20 * time.Millisecond)
+	return c.Conn.Close()
 }
 
 // trouble makes things happen until ctx ends.
@@ -68,8 +76,13 @@ func (r *road) trouble(ctx context.Context, rng *rand.Rand) {
 			}
 		case what < 6:
 			r.join(0, rng.IntN(2))
-		case what < 7:
+		case what < 7 && rng.IntN(2) == 0:
 			r.ends[rng.IntN(2)].Probe(100 * time.Millisecond)
+		case what < 7:
+			if c := r.take(rng); c != nil {
+				c.Pause(time.Duration(rng.IntN(2000)) * time.Millisecond) // silent for one end, perhaps, and not for the other
+				r.put(c)
+			}
 		default:
 			r.join(1, 0)
 		}
@@ -88,15 +101,31 @@ func (r *road) take(rng *rand.Rand) *memnet.Conn {
 	return c
 }
 
+func (r *road) put(c *memnet.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.conns = append(r.conns, c)
+}
+
 // mend sees to it that there is a lane from here on.
 func (r *road) mend(ctx context.Context) {
 	for ctx.Err() == nil {
 		select {
 		case <-r.ends[0].Adrift():
 		case <-r.ends[1].Adrift():
+		case <-r.ends[0].WantLane():
+			if len(r.ends[0].Lanes()) == 1 {
+				r.join(1, 0)
+				wait(ctx, 50*time.Millisecond)
+			}
+			continue
 		case <-ctx.Done():
 			return
 		}
+		if r.ends[0].Err() != nil || r.ends[1].Err() != nil {
+			return // nobody is there
+		}
+		wait(ctx, time.Millisecond) // or it spins while one end still has all the lanes it may have
 		if len(r.ends[0].Lanes()) == 0 || len(r.ends[1].Lanes()) == 0 {
 			r.join(1, 0)
 		}

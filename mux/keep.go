@@ -13,6 +13,7 @@ type keeper struct {
 	acked   uint64   // of those, bytes that the peer has taken
 	kept    []*batch // from acked on, the oldest first
 	writing *batch   // the one in a Write of the net.Conn
+	spare   []*batch // that were kept, the one used last at the end: still in a cache of the processor
 	again   []*batch // of lanes that have ended: to be sent before all else of the same streams
 	asking  bool     // a ping will be sent soon, for its acknowledgement
 
@@ -31,15 +32,18 @@ const (
 
 	// ackAlong is how much must have been taken to be acknowledged with
 	// whatever leaves anyway.
-	ackAlong = 4 << 10
+	ackAlong = 16 << 10
 
 	// keepMore is how much more than twice of what may be kept makes a peer
 	// one that does not acknowledge.
 	keepMore = 64 * maxRoom
 
+	// maxSpare is how many buffers a busy lane holds on to.
+	maxSpare = 8
+
 	// ackParts is into how many parts acknowledgements divide what the peer
 	// can keep, if nothing leaves that could take them along.
-	ackParts = 16
+	ackParts = 64
 )
 
 // keepLocked keeps a batch that is about to be written.
@@ -117,9 +121,22 @@ func (l *Lane) writtenLocked(b *batch) {
 // dropLocked lets go of a batch that was kept.
 func (l *Lane) dropLocked(b *batch) {
 	l.c.keptLocked(-cap(b.b))
-	if b != l.writing { // or it is still read from; writtenLocked frees it
+	switch {
+	case b == l.writing: // it is still read from; writtenLocked frees it
+	case b.home == nil && len(l.spare) < maxSpare && l.err == nil && l.c.err == nil:
+		*b = batch{b: b.b[:0]}
+		l.spare = append(l.spare, b)
+	default:
 		b.free()
 	}
+}
+
+// freeSpareLocked is for a lane that needs no buffers for a while.
+func (l *Lane) freeSpareLocked() {
+	for _, b := range l.spare {
+		b.free()
+	}
+	l.spare = nil
 }
 
 // roomLocked reports whether more data may be sent: what we have sent can be

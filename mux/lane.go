@@ -232,6 +232,7 @@ func (l *Lane) loseLocked(err error) {
 		return
 	}
 	l.err = err
+	l.freeSpareLocked()
 	c.living--
 	l.stopWatchLocked()
 	l.wake.Broadcast()
@@ -392,6 +393,7 @@ func (c *Conn) endLanesLocked(err error) {
 	c.cfg.Pool.keep(-int(c.kept))
 	c.kept = 0
 	for _, l := range c.all {
+		l.freeSpareLocked()
 		l.sayGoodbyeLocked(err)
 		l.wake.Broadcast()
 		l.stopWatchLocked()

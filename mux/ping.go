@@ -171,6 +171,7 @@ func (l *Lane) look() {
 		l.loseLocked(errLeave)
 		return
 	}
+	l.freeSpareLocked()
 	if silent := now - heard; silent < every {
 		l.watch.Reset(every - silent)
 		return

@@ -77,11 +77,16 @@ func (s *sender) init(mu *sync.Mutex) {
 }
 
 // outLocked returns the batch that leaves next, for frames to be appended.
-func (s *sender) outLocked() *batch {
-	if s.out == nil {
-		s.out = batchPool.Get().(*batch)
+func (l *Lane) outLocked() *batch {
+	if l.out != nil {
+		return l.out
 	}
-	return s.out
+	if n := len(l.spare); n > 0 {
+		l.out, l.spare = l.spare[n-1], l.spare[:n-1]
+	} else {
+		l.out = batchPool.Get().(*batch)
+	}
+	return l.out
 }
 
 func (s *sender) lenLocked() int {

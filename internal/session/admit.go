@@ -227,14 +227,25 @@ func (s *Server) begin(g *stranger, x *session) (older *session, refused *wire.R
 	return older, nil
 }
 
-// leave forgets x, which has ended.
+// leave forgets x, which has ended. When a server that stops has forgotten the
+// last, there is nothing that a stranger could be told but no.
 func (s *Server) leave(x *session) {
+	for _, g := range s.forget(x) {
+		g.cancel()
+	}
+}
+
+func (s *Server) forget(x *session) (hopeless []*stranger) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, x.id)
 	if s.agents[x.agent] == x { // and not its successor
 		delete(s.agents, x.agent)
 	}
+	if s.stopping && len(s.sessions) == 0 {
+		hopeless = slices.Clone(s.strangers)
+	}
+	return hopeless
 }
 
 // identify finds out whose a token is.

@@ -65,6 +65,36 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
+// TestStrangersHoldUpNobody: whoever comes while a node stops, which could be the
+// next lane of somebody who may stay, is not waited for.
+func TestStrangersHoldUpNobody(t *testing.T) {
+	for why, stop := range map[string]func(*fixture){
+		"Shutdown": func(f *fixture) { f.Shutdown(f.Context()) },
+		"Close":    func(f *fixture) { f.Close() },
+	} {
+		bubble(t, func(f *fixture) {
+			p := f.join("ann-1", 1)
+			p.bind(1, "blog")
+			conn, stream := f.mustVisit("blog", p)
+			p.raw.Pause(500 * time.Millisecond) // or Close would not take any time
+			stopped := make(chan time.Time)
+			go func() {
+				stop(f)
+				stopped <- time.Now()
+			}()
+			synctest.Wait()
+			f.dialFrom("192.0.2.1:1000")
+			time.Sleep(time.Second)
+			begun := time.Now()
+			stream.Close()
+			conn.Close()
+			if took := (<-stopped).Sub(begun); took > 2*time.Second {
+				f.Errorf("%s took %v after the last visitor", why, took)
+			}
+		})
+	}
+}
+
 func TestSourceOf(t *testing.T) {
 	for addr, want := range map[string]string{
 		"192.0.2.1:1":          "192.0.2.1/32",

@@ -205,10 +205,15 @@ func (k *keeper) dialled(j joined) error {
 	refusal, _ := errors.AsType[*RefusedError](j.err)
 	switch {
 	case j.err == nil:
-		k.lanes = k.conn.Lanes()
+		if lanes := k.conn.Lanes(); len(lanes) > 0 {
+			k.lanes = lanes
+		}
 		if !k.adrift.IsZero() {
 			k.emit(Event{Kind: EventResumed, Transport: j.transport, Took: time.Since(k.adrift)})
 			k.adrift, k.good = time.Time{}, time.Now()
+		}
+		if k.conn.Err() == nil {
+			k.lost() // if it has gone meanwhile: Adrift may have said so while that was no news
 		}
 	case k.adrift.IsZero(): // nobody needs it
 		k.more = time.Now().Add(moreTime)

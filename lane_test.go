@@ -459,6 +459,41 @@ func TestSecondLane(t *testing.T) {
 	})
 }
 
+// TestLostAgainAtOnce: a lane that is gone before anybody could look at it is
+// one more that was lost.
+func TestLostAgainAtOnce(t *testing.T) {
+	for range 10 { // which of two things is looked at first is a matter of luck
+		bubble(t, func(t *testing.T) {
+			n := newNode(t)
+			n.net.Link.Delay = time.Millisecond
+			defer n.ln.Close()
+			a, w := n.watched()
+			defer a.Close()
+			a.OnEvent = func(e Event) {
+				if e.Kind == EventResuming {
+					time.Sleep(time.Second) // it must return soon; a machine may have no time for us all the same
+				}
+			}
+			p, _ := n.resumable(a)
+			w.says(netwatch.Woke)
+			q := n.asked(1)
+			p.raw.Break()
+			synctest.Wait()
+			q.say(&wire.Joined{})
+			if _, err := p.conn.Join(q.tls, 1); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+			q.raw.Break()
+			lost := time.Now()
+			n.rejoin(p, 2)
+			if took := time.Since(lost); took > 3*time.Second {
+				t.Errorf("it was back after %v", took)
+			}
+		})
+	}
+}
+
 // TestCloseWhileLost: nobody waits for a node that is not there.
 func TestCloseWhileLost(t *testing.T) {
 	for name, end := range map[string]func(a *Agent) error{

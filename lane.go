@@ -16,7 +16,7 @@ import (
 
 const (
 	joinTime  = 10 * time.Second       // from the dial to the node's answer to a join
-	moreTime  = 10 * time.Second       // before a second lane is tried again that did not come to be
+	moreTime  = 10 * time.Second       // between two attempts at a second lane
 	wokeTime  = time.Second            // for a sign of life after a sleep
 	movedTime = 500 * time.Millisecond // the same when something around us has changed, at least
 )
@@ -208,7 +208,9 @@ func (k *keeper) dialled(j joined) error {
 		if lanes := k.conn.Lanes(); len(lanes) > 0 {
 			k.lanes = lanes
 		}
-		if !k.adrift.IsZero() {
+		if k.adrift.IsZero() {
+			k.more = time.Now().Add(moreTime) // also if this one does not last
+		} else {
 			k.emit(Event{Kind: EventResumed, Transport: j.transport, Took: time.Since(k.adrift)})
 			k.adrift, k.good = time.Time{}, time.Now()
 		}

@@ -459,6 +459,47 @@ func TestSecondLane(t *testing.T) {
 	})
 }
 
+// TestLaneThatDoesNotLast: a second lane that is cut as soon as it is there, by
+// something on the way that allows only one, is not tried again and again.
+func TestLaneThatDoesNotLast(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := newNode(t)
+		n.net.Link.Delay, n.net.Link.Rate = 20*time.Millisecond, 4<<20
+		defer n.ln.Close()
+		a := n.agent()
+		defer a.Close()
+		p, ln := n.resumable(a)
+		accept := async(ln.Accept)
+		stream := p.visit(head(wire.Visit{Request: 1}))
+		conn, err := accept.wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go io.Copy(io.Discard, stream)
+		go io.Copy(conn, endless{})
+		for i := range uint64(3) {
+			q := n.asked(i + 1)
+			asked := time.Now()
+			q.say(&wire.Joined{})
+			if _, err := p.conn.Join(q.tls, i+1); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+			q.raw.Break()
+			time.Sleep(moreTime - time.Second)
+			if again := len(n.dialled()) - int(i) - 2; again > 0 {
+				t.Errorf("it asked %d times again within %v", again, time.Since(asked))
+			}
+		}
+		p.raw.Break()
+		p.conn.Close()
+	})
+}
+
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return len(b), nil }
+
 // TestLostAgainAtOnce: a lane that is gone before anybody could look at it is
 // one more that was lost.
 func TestLostAgainAtOnce(t *testing.T) {

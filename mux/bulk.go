@@ -18,13 +18,13 @@ const (
 	lookEvery = 64 << 10
 
 	// idleLane is how long an additional lane is kept that carries nothing.
-	idleLane = 5 * time.Second
+	idleLane = 3 * time.Second
 )
 
 // WantLane gives a value while bulk flows that would better have a lane of its
 // own. It is for one reader on the side that dials, who joins another if Lanes
 // still says that there is but one. The lane is given up when nothing has gone
-// over it for five seconds.
+// over it for three seconds.
 func (c *Conn) WantLane() <-chan struct{} { return c.wants }
 
 // wantLaneLocked asks for another lane because of a heavy stream that has moved

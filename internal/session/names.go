@@ -37,6 +37,9 @@ type holding struct {
 func (s *Server) take(t *tunnel, opt router.Options) (losers []*tunnel, refused *wire.Refused) {
 	s.naming.Lock()
 	defer s.naming.Unlock()
+	if t.session.hasEnded() { // the agent may be here again, in another session, and have the name
+		return nil, &wire.Refused{Code: wire.ShuttingDown}
+	}
 	now := s.tunnels[t.name]
 	if now == nil {
 		now = new(holding)
@@ -170,4 +173,10 @@ func (x *session) alive() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.adrift.IsZero() || time.Since(x.adrift) <= aliveTime
+}
+
+func (x *session) hasEnded() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.ended
 }

@@ -24,12 +24,13 @@ type backoff struct{ failures int }
 
 // next returns the wait after a session that lasted so long (0 if it did not
 // begin). atLeast is the node's wish; jitter comes on top of it, for the same
-// wish was told to everybody.
-func (b *backoff) next(lasted, atLeast time.Duration) time.Duration {
+// wish was told to everybody. longest stands in place of maxWait where it is
+// shorter.
+func (b *backoff) next(lasted, atLeast, longest time.Duration) time.Duration {
 	if lasted >= stable {
 		b.failures = 0
 	}
-	most := min(firstWait<<min(b.failures, 16), maxWait)
+	most := min(firstWait<<min(b.failures, 16), maxWait, longest)
 	b.failures++
 	return min(atLeast, longestWish) + rand.N(most+1)
 }

@@ -111,6 +111,28 @@ func TestResume(t *testing.T) {
 	})
 }
 
+// TestResetAgainAndAgain: a road on which no connection lasts does not cost the
+// session, however long that goes on.
+func TestResetAgainAndAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := newNode(t)
+		defer n.ln.Close()
+		a := n.agent()
+		defer a.Close()
+		p, _ := n.resumable(a)
+		const longest = 30 * time.Second / 8
+		for i := range uint64(60) {
+			time.Sleep(2 * time.Second)
+			lost := time.Now()
+			p.raw.Break()
+			n.rejoin(p, i+1)
+			if took := time.Since(lost); took > longest+time.Second {
+				t.Fatalf("connection %d came after %v, want %v at most", i+1, took, longest)
+			}
+		}
+	})
+}
+
 // TestLostAnswer: a number is used once, whether the node has heard it or not.
 func TestLostAnswer(t *testing.T) {
 	bubble(t, func(t *testing.T) {

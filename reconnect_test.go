@@ -29,7 +29,7 @@ func TestBackoff(t *testing.T) {
 	} {
 		waits := make([]time.Duration, rounds)
 		for i := range waits {
-			waits[i] = (&backoff{failures: failure}).next(0, 0)
+			waits[i] = (&backoff{failures: failure}).next(0, 0, maxWait)
 		}
 		slices.Sort(waits)
 		if waits[0] < 0 || waits[rounds-1] > most {
@@ -42,18 +42,18 @@ func TestBackoff(t *testing.T) {
 			}
 		}
 	}
-	if w := (&backoff{failures: 1 << 40}).next(0, 0); w > maxWait {
+	if w := (&backoff{failures: 1 << 40}).next(0, 0, maxWait); w > maxWait {
 		t.Errorf("after years of failures: %v", w)
 	}
 	for range 100 {
-		if w := (&backoff{}).next(0, time.Minute); w < time.Minute || w > time.Minute+firstWait {
+		if w := (&backoff{}).next(0, time.Minute, maxWait); w < time.Minute || w > time.Minute+firstWait {
 			t.Errorf("with a wish of a minute: %v", w)
 		}
-		if w := (&backoff{}).next(0, 1000*time.Hour); w > longestWish+firstWait {
+		if w := (&backoff{}).next(0, 1000*time.Hour, maxWait); w > longestWish+firstWait {
 			t.Errorf("with an absurd wish: %v", w)
 		}
 		b := backoff{failures: 9}
-		if w := b.next(stable, 0); w > firstWait {
+		if w := b.next(stable, 0, maxWait); w > firstWait {
 			t.Errorf("after a stable session: %v", w)
 		}
 	}

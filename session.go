@@ -377,7 +377,7 @@ func (s *session) lose(l *Listener, b *binding, err *RefusedError) {
 		}
 		return
 	}
-	pause := b.wait.next(0, err.RetryAfter)
+	pause := b.wait.next(0, err.RetryAfter, maxWait)
 	b.again = time.Now().Add(pause)
 	s.agent.emit(Event{Kind: EventRefused, Name: l.Name(), Err: err, Retry: pause})
 }

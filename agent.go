@@ -247,7 +247,7 @@ func (a *Agent) run(ctx context.Context) {
 			r.wait = backoff{} // the node was there until now, and has not failed us
 		}
 		hint := retryAfter(err)
-		pause := r.wait.next(lasted, hint, maxWait)
+		pause := r.wait.next(lasted, hint, longestWait(err))
 		if unknown(err) || errors.Is(err, errAnew) {
 			pause = 0 // there is no reason to wait
 		}

@@ -1,13 +1,20 @@
 package culvert
 
 import (
+	"errors"
 	"math/rand/v2"
+	"net"
 	"time"
 )
 
 const (
 	firstWait = 250 * time.Millisecond
 	maxWait   = 30 * time.Second
+
+	// unheardWait is the longest wait where nobody answered so much as our
+	// first packet. There is no node that had to be spared, and the attempt has
+	// taken its time already.
+	unheardWait = 2 * time.Second
 
 	// stable is how long a session must last before its end counts as the
 	// first failure, and not as one more.
@@ -33,4 +40,14 @@ func (b *backoff) next(lasted, atLeast, longest time.Duration) time.Duration {
 	most := min(firstWait<<min(b.failures, 16), maxWait, longest)
 	b.failures++
 	return min(atLeast, longestWish) + rand.N(most+1)
+}
+
+// longestWait is the longest wait after an attempt that ended with err.
+func longestWait(err error) time.Duration {
+	if e, ok := errors.AsType[*unreachableError](err); ok {
+		if late, ok := errors.AsType[net.Error](e.err); ok && late.Timeout() {
+			return unheardWait
+		}
+	}
+	return maxWait
 }

@@ -105,7 +105,7 @@ func (k *keeper) lost() {
 	}
 	err := k.reason()
 	k.adrift = time.Now()
-	pause := k.wait.next(k.adrift.Sub(k.good), 0, k.longest())
+	pause := k.wait.next(k.adrift.Sub(k.good), 0, k.longest(nil))
 	if k.attempt != nil {
 		pause = 0 // it is under way already
 	} else {
@@ -114,10 +114,11 @@ func (k *keeper) lost() {
 	k.emit(Event{Kind: EventResuming, Err: err, Retry: pause})
 }
 
-// longest is the longest wait before the next attempt. On a road whose connections are reset again and again the waits grow, but
-// not so far that the session is over before it has been tried a few times.
-func (k *keeper) longest() time.Duration {
-	return k.resume / 8
+// longest is the longest wait after an attempt that ended with err. On a road
+// whose connections are reset again and again the waits grow, but not so far
+// that the session is over before it has been tried a few times.
+func (k *keeper) longest(err error) time.Duration {
+	return min(longestWait(err), k.resume/8)
 }
 
 // reason is why the last lane has gone.
@@ -230,7 +231,7 @@ func (k *keeper) dialled(j joined) error {
 		return j.err
 	default:
 		hint := retryAfter(j.err)
-		pause := k.wait.next(0, hint, k.longest())
+		pause := k.wait.next(0, hint, k.longest(j.err))
 		k.hint, k.again = time.Now().Add(hint), time.After(pause)
 		k.emit(Event{Kind: EventResuming, Err: j.err, Retry: pause})
 	}

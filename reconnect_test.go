@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -168,6 +169,39 @@ func TestComingBack(t *testing.T) {
 			t.Errorf("it took %v to come back, want at most %v", waited, maxWait)
 		}
 	})
+}
+
+// TestNobodyAnswers: while the road to the node is silent, as after a power cut
+// somewhere on it, the agent is never far from its next attempt, and back soon
+// after the road is. A node that refuses is left in peace.
+func TestNobodyAnswers(t *testing.T) {
+	for _, refused := range []bool{false, true} {
+		bubble(t, func(t *testing.T) {
+			var dials []time.Time
+			a := &Agent{Server: "node.test", Token: "cvt_test", watch: func(ctx context.Context, _ func(netwatch.News)) { <-ctx.Done() }}
+			a.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+				dials = append(dials, time.Now())
+				if refused {
+					return nil, &net.OpError{Op: "dial", Err: errors.New("connection refused")}
+				}
+				time.Sleep(6 * time.Second)
+				return nil, &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
+			}
+			defer a.Close()
+			listening(t.Context(), a, Tunnel{})
+			time.Sleep(time.Hour)
+			longest := time.Duration(0)
+			for i, at := range dials[1:] {
+				longest = max(longest, at.Sub(dials[i]))
+			}
+			if !refused && longest > 6*time.Second+unheardWait {
+				t.Errorf("%v from one attempt to the next; want %v at most between two", longest, unheardWait)
+			}
+			if refused && longest < maxWait/2 {
+				t.Errorf("a node that refuses is asked again after %v at most", longest)
+			}
+		})
+	}
 }
 
 // TestRetryUnlessPermanent: what a node or the network may do to an agent that

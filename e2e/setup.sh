@@ -28,6 +28,8 @@ need gcc gcc                                     # the race detector wants a C c
 need libc6-dev /usr/include/stdlib.h             # and its headers
 need spin spin                                   # visits all states of docs/models, and wants both
 need util-linux unshare                          # gives h2spec an /etc/hosts of its own
+need iproute2 ss                                 # with ip, makes the networks that e2e/chaos breaks,
+need nftables nft                                # and breaks them, too
 need curl curl                                   # what newcomers are told to try with
 need nginx-light nginx                           # the front end that owns 443, and the wiki's web server
 need php-fpm /usr/sbin/php-fpm[78].*             # runs the wiki

@@ -1,6 +1,7 @@
 #!/bin/sh
 # test.sh runs all tests, and ends with a line that counts them: first
-# everything with the race detector, then e2e alone, because it measures.
+# everything with the race detector, then e2e and e2e/chaos, each alone, because
+# they measure.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -15,11 +16,11 @@ case ${1-} in
 go) # as gotestsum wants it: one stream of JSON
 	status=0
 	# shellcheck disable=SC2046 # one word per package
-	go test -json -race $(go list ./... | grep -v /e2e$) || status=1
+	go test -json -race $(go list ./... | grep -v /e2e) || status=1
 	# Attacks are made of more goroutines than the race detector bears, and memory
 	# cannot be counted under it.
 	go test -json ./internal/h1 ./internal/edge || status=1
-	go test -json -count=1 ./e2e || status=1
+	go test -json -count=1 -p 1 ./e2e ./e2e/chaos || status=1
 	exit $status
 	;;
 count) # gotestsum tells the numbers

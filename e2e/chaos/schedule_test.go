@@ -21,7 +21,9 @@ type fault struct {
 
 var schedule = []fault{
 	{name: "cut, reset, new address", run: breakTheRoad},
+	{name: "reset", run: resets},
 	{name: "node killed", run: killNode},
+	{name: "silence", run: silence, idle: true},
 	{name: "asleep", run: fallAsleep, long: true},
 	{name: "nap", run: nap, idle: true},
 }

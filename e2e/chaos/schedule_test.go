@@ -23,9 +23,14 @@ var schedule = []fault{
 	{name: "cut, reset, new address", run: breakTheRoad},
 	{name: "reset", run: resets},
 	{name: "node killed", run: killNode},
+	{name: "downloads aborted", run: abort},
+	{name: "service stopped", run: stopService},
+	{name: "service hangs", run: hang, idle: true},
 	{name: "silence", run: silence, idle: true},
 	{name: "asleep", run: fallAsleep, long: true},
 	{name: "nap", run: nap, idle: true},
+	{name: "1 % loss, 100 ms", run: lossyRoad, full: true},
+	{name: "1 % loss, resets", run: bulkOverLoss, full: true},
 }
 
 // Everything that breaks, each in a world of its own.

@@ -102,9 +102,9 @@ func live(t *testing.T, seed int64) summary {
 	}
 	w.end()
 	if t.Failed() {
-		t.Logf("what happened: %s", strings.Join(w.troubles, ", "))
+		t.Logf("what happened:\n%s", strings.Join(w.diary, "\n"))
 	}
-	return summary{len(w.delivered), len(w.troubles), w.resumed}
+	return summary{len(w.delivered), w.troubles, w.resumed}
 }
 
 func sleep(ctx context.Context, d time.Duration) {

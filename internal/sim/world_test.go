@@ -8,12 +8,15 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	mrand "math/rand/v2"
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -40,9 +43,10 @@ type world struct {
 	mu        sync.Mutex // guards the fields below
 	lanes     []*memnet.Conn
 	delivered map[string]int // how often the service has had a request
-	troubles  []string       // what happened, for who looks into a failure
-	resumed   int            // how often the agent had a lane again after it had none
-	begun     int            // sessions
+	troubles  int
+	diary     []string // what happened
+	resumed   int      // how often the agent had a lane again after it had none
+	begun     int      // sessions
 }
 
 // anybody is an authority that knows one owner, and gives out every name.
@@ -72,7 +76,7 @@ func newWorld(t *testing.T, rng *mrand.Rand) *world {
 	var cancel context.CancelFunc
 	w.ctx, cancel = context.WithCancel(context.Background())
 	routes := &router.Router{Owned: func(string) bool { return true }, Hold: time.Minute} // troubles may come one after another
-	w.sessions = &session.Server{Auth: anybody{}, Router: routes, Domain: "node.test"}
+	w.sessions = &session.Server{Auth: anybody{}, Router: routes, Domain: "node.test", Log: slog.New(slog.NewTextHandler(w, nil))}
 	e := &edge.Edge{
 		Domain: "node.test", Visitors: routes, Agents: w.sessions,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil },
@@ -130,6 +134,7 @@ func (w *world) dialLane(ctx context.Context, network, addr string) (net.Conn, e
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lanes = append(w.lanes, c.(*memnet.Conn))
+	w.happenedLocked("the agent dialled")
 	return c, nil
 }
 
@@ -143,6 +148,7 @@ func (w *world) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 func (w *world) note(e culvert.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.happenedLocked("agent: %s %v", e.Kind, e.Err)
 	switch e.Kind {
 	case culvert.EventConnected:
 		w.begun++
@@ -159,7 +165,7 @@ func (w *world) trouble() {
 		return
 	}
 	i := w.rng.IntN(len(w.lanes))
-	lane := w.lanes[i]
+	lane, before := w.lanes[i], len(w.lanes)
 	what := w.rng.IntN(4)
 	switch what {
 	case 0:
@@ -172,7 +178,21 @@ func (w *world) trouble() {
 	if what < 2 {
 		w.lanes = append(w.lanes[:i], w.lanes[i+1:]...)
 	}
-	w.troubles = append(w.troubles, time.Now().Format("05.000 ")+[]string{"break", "silence", "pause", "pause"}[what])
+	w.troubles++
+	w.happenedLocked("%s of lane %d, of %d", []string{"break", "silence", "pause", "pause"}[what], i+1, before)
+}
+
+// happenedLocked notes something for who looks into a failure.
+func (w *world) happenedLocked(format string, args ...any) {
+	w.diary = append(w.diary, time.Now().Format("04:05.000 ")+fmt.Sprintf(format, args...))
+}
+
+// Write notes what the node logs.
+func (w *world) Write(line []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.happenedLocked("node: %s", strings.TrimSpace(string(line)))
+	return len(line), nil
 }
 
 // service answers three kinds of requests, and counts them.

@@ -45,7 +45,6 @@ type world struct {
 	ag, ed, vi string // namespaces
 	link       string // the agent's end of the road
 	dir        string
-	cut        bool // the road is
 }
 
 var worlds atomic.Int32

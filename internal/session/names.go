@@ -20,6 +20,9 @@ const (
 	maxPool = 64 // agents that share a name
 )
 
+// tooLate refuses a session that has ended, to which nothing is said any more.
+var tooLate = &wire.Refused{}
+
 // A holding is who holds a name here.
 type holding struct {
 	tunnels []*tunnel // never none; more than one if they share the name
@@ -38,7 +41,7 @@ func (s *Server) take(t *tunnel, opt router.Options) (losers []*tunnel, refused 
 	s.naming.Lock()
 	defer s.naming.Unlock()
 	if t.session.hasEnded() { // the agent may be here again, in another session, and have the name
-		return nil, &wire.Refused{Code: wire.ShuttingDown}
+		return nil, tooLate
 	}
 	now := s.tunnels[t.name]
 	if now == nil {

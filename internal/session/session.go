@@ -261,7 +261,11 @@ func (x *session) claim(ctx context.Context, asked string) (string, error) {
 func (x *session) open(label string, m *wire.Bind, opt router.Options) *wire.Refused {
 	t := &tunnel{session: x, request: m.Request, name: label, host: x.server.host(label), takeover: m.Takeover}
 	losers, refused := x.server.take(t, opt)
-	if refused != nil {
+	switch refused {
+	case nil:
+	case tooLate:
+		return nil
+	default:
 		return refused
 	}
 	for _, loser := range losers {

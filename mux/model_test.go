@@ -118,6 +118,9 @@ func liveThrough(t *testing.T, seed int64, trouble bool) {
 		if len(c.streams) > 0 || c.windows > 0 || c.received != c.consumed || !c.main.light.empty() || !c.main.heavy.empty() {
 			t.Errorf("left behind: %d streams, windows of %d bytes, %d bytes of %d consumed", len(c.streams), c.windows, c.consumed, c.received)
 		}
+		if len(c.all) != c.living || len(c.words) > 0 || c.main.again != nil {
+			t.Errorf("left behind: %d lanes, of which %d live, and %d words about others", len(c.all), c.living, len(c.words))
+		}
 		c.mu.Unlock()
 		if err := c.Err(); err != nil {
 			t.Errorf("the connection ended: %v", err)

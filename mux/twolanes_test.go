@@ -1,6 +1,7 @@
 package mux
 
 import (
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -185,4 +186,180 @@ func TestLanesThatAreNeverSettled(t *testing.T) {
 			t.Errorf("%d words are remembered", n)
 		}
 	})
+}
+
+// TestAckedIsTaken: what was acknowledged cannot be missing.
+func TestAckedIsTaken(t *testing.T) {
+	withPeer(t, keepQuietly, func(p *peer) {
+		q := p.beside(7)
+		p.conn.mu.Lock()
+		sent := p.conn.main.sent
+		p.conn.mu.Unlock()
+		p.send(number(frameAck, sent))
+		q.send(leave(0, uint64(len(preface))))
+		q.wantEnd(CodeProtocol)
+	})
+}
+
+// TestWordsWithoutNews: acknowledgements and leaves that say nothing new are
+// frames without content.
+func TestWordsWithoutNews(t *testing.T) {
+	for name, f := range map[string]frame{
+		"ack":   number(frameAck, 0),
+		"leave": leave(3, 0),
+	} {
+		t.Run(name, func(t *testing.T) {
+			withPeer(t, keepQuietly, func(p *peer) {
+				q := p.beside(7)
+				for range 100 {
+					q.write(strings.Repeat(string(appendFrame(nil, f)), floodBurst/50))
+					synctest.Wait()
+				}
+				q.wantEnd(CodeFlood)
+			})
+		})
+	}
+}
+
+// TestNeverAcknowledged: what a peer makes us say is kept up to a bound.
+func TestNeverAcknowledged(t *testing.T) {
+	withPeer(t, keepQuietly, func(p *peer) {
+		p.conn.mu.Lock()
+		p.conn.keptLocked(2*int(keepQuietly.keep()) + keepMore) // it would take the peer some hours
+		p.conn.mu.Unlock()
+		p.send(number(framePing, 9))
+		p.wantEnd(CodeFlood)
+	})
+}
+
+// TestNothingAfterLeave: what comes on a lane after we have said what we took of
+// it is not taken, neither whole frames nor those that had begun before.
+func TestNothingAfterLeave(t *testing.T) {
+	for _, before := range []int{0, 100} {
+		withPeer(t, keepQuietly, func(p *peer) {
+			left, right := memnet.Pipe()
+			closed := make(chan struct{})
+			l, err := p.conn.Join(stubborn{right, closed}, 7)
+			if err != nil {
+				t.Fatal(err)
+			}
+			q := &peer{t: t, link: left, conn: p.conn}
+			q.write(preface)
+			late := string(appendFrame(nil, number(frameLane, 7))) + string(appendFrame(nil, data(0, 0, strings.Repeat("x", maxPayload))))
+			at := len(late) - maxPayload - 5 + before
+			q.write(late[:at])
+			synctest.Wait()
+			l.Leave()
+			q.write(late[at:])
+			synctest.Wait()
+			p.conn.mu.Lock()
+			received := p.conn.received
+			p.conn.mu.Unlock()
+			if received > 0 {
+				t.Errorf("%d bytes were taken", received)
+			}
+			close(closed)
+			left.Close()
+		})
+	}
+}
+
+// TestResentBeforeMoved: a stream whose frames were sent again goes to another
+// lane only when the peer has those.
+func TestResentBeforeMoved(t *testing.T) {
+	withPeer(t, keepQuietly, func(p *peer) {
+		p.send(data(0, 0, ""))
+		s := p.accept()
+		main, side := p.beside(7), p.beside(8)
+		p.conn.mu.Lock()
+		before := p.conn.main.sent
+		p.conn.mu.Unlock()
+		s.Write([]byte("lost"))
+		synctest.Wait()
+		p.link.Break()
+		synctest.Wait()
+		main.want("what was taken of the lane before", leave(0, introduction()+uint64(len(appendFrame(nil, data(0, 0, ""))))))
+		main.send(leave(0, before))
+		main.want("again", data(0, 0, "lost"))
+		p.conn.mu.Lock()
+		s.weight.add(maxLevel) // bulk
+		p.conn.mu.Unlock()
+		go s.Write([]byte("more"))
+		side.wantQuiet("the peer need not have what was sent again")
+		p.conn.mu.Lock()
+		sent := p.conn.main.sent
+		p.conn.mu.Unlock()
+		main.send(number(frameAck, sent))
+		side.want("it has", data(0, 4, "more"))
+	})
+}
+
+// TestSaidAgain: of what was said over a lane and not heard, the last word about
+// each credit is said again, and nothing about the lane itself.
+func TestSaidAgain(t *testing.T) {
+	cfg := Config{KeepAlive: -1, Keep: 1 << 20, Budget: 1 << 20, MaxStreams: 16}
+	withPeer(t, cfg, func(p *peer) {
+		p.conn.mu.Lock()
+		before := p.conn.main.sent
+		p.conn.mu.Unlock()
+		full := strings.Repeat("x", maxPayload)
+		p.send(data(0, 0, full))
+		s := p.accept()
+		for at := uint64(maxPayload); at < 512<<10; at += maxPayload {
+			io.ReadFull(s, make([]byte, maxPayload))
+			p.send(data(0, at, full))
+		}
+		for id := uint64(2); id < 10; id += 2 {
+			p.send(dataFin(id, 0, ""))
+			p.accept().Close()
+		}
+		p.send(number(framePing, 5))
+		p.conn.mu.Lock()
+		credit, streams, one, taken := p.conn.receiveSaid, p.conn.arriveSaid, s.receiveSaid, p.conn.main.taken
+		p.conn.mu.Unlock()
+		if credit == cfg.budget() || streams == 16 || one == firstWindow {
+			t.Fatal("there is no news of credit")
+		}
+		p.link.Break()
+		synctest.Wait()
+		p.join(7, 0, taken)
+		p.send(number(frameLane, 7), leave(0, before))
+		again := []frame{
+			number(frameCredit, credit), number(frameStreams, streams), streamCredit(0, one),
+			dataFin(2, 0, ""), dataFin(4, 0, ""), dataFin(6, 0, ""), dataFin(8, 0, ""),
+		}
+		p.wantAll(again)
+
+		p.link.Break() // and once more
+		synctest.Wait()
+		p.conn.mu.Lock()
+		more := p.conn.main.taken
+		p.conn.mu.Unlock()
+		left, right := memnet.Pipe()
+		p.conn.Join(right, 8)
+		p.link = left
+		p.read(len(preface))
+		p.want("its number", number(frameLane, 8))
+		p.want("the word about the first, which may not have been heard", leave(0, taken))
+		p.want("and the one about the second", leave(7, more))
+		p.want("and a ping", number(framePing, 1))
+		p.write(preface)
+		p.send(number(frameLane, 8), leave(7, uint64(len(preface))))
+		p.wantAll(again)
+	})
+}
+
+// wantAll checks that the Conn says these, in whatever order, and nothing else.
+func (p *peer) wantAll(all []frame) {
+	p.t.Helper()
+	count := map[string]int{}
+	for range all {
+		count[p.next().String()]++
+	}
+	for _, want := range all {
+		if count[want.String()] != 1 {
+			p.t.Errorf("%v was said %d times", want, count[want.String()])
+		}
+	}
+	p.wantQuiet("that was all")
 }

@@ -69,7 +69,7 @@ type span struct{ first, last uint64 }
 
 // maxAbsent bounds Conn.absent: one span, mostly none, for each lane that was
 // there.
-const maxAbsent = 1024
+const maxAbsent = 64
 
 // maxUnsettled bounds the lanes of which the peer does not say what it has, and
 // the words of which it does not say that it has heard them.
@@ -115,11 +115,8 @@ func (c *Conn) join(conn net.Conn, number uint64) (*Lane, error) {
 	case c.living >= maxLanes:
 		return nil, fmt.Errorf("mux: more than %d lanes", maxLanes)
 	}
-	err := c.missedLocked(number - 1)
-	if err == nil {
-		err = c.unsettledLocked()
-	}
-	if err != nil {
+	c.missedLocked(number - 1)
+	if err := c.unsettledLocked(); err != nil {
 		c.failLocked(err)
 		return nil, err
 	}
@@ -324,20 +321,24 @@ func (c *Conn) sayWordsLocked(l *Lane) {
 }
 
 // missedLocked notes that lanes up to last, and after the highest that there
-// was, will not come to be here.
-func (c *Conn) missedLocked(last uint64) error {
-	switch n := len(c.absent); {
+// was, will not come to be here. When there is no place left for that, the lanes
+// between the first two spans join them. They are not asked for: the peer has
+// long heard what we took of them.
+func (c *Conn) missedLocked(last uint64) {
+	n := len(c.absent)
+	switch {
 	case last <= c.highest:
-		return nil
+		return
 	case n > 0 && c.absent[n-1].last == c.highest:
 		c.absent[n-1].last = last
-	case n == maxAbsent:
-		return violation(CodeProtocol, "too many lanes that never came to be")
 	default:
 		c.absent = append(c.absent, span{c.highest + 1, last})
 	}
+	if len(c.absent) > maxAbsent {
+		c.absent[1].first = c.absent[0].first
+		c.absent = slices.Delete(c.absent, 0, 1)
+	}
 	c.highest = last
-	return nil
 }
 
 // unsettledLocked finds out whether the peer leaves too much open about lanes
@@ -369,9 +370,7 @@ func (l *Lane) onLeaveLocked(number, taken uint64) error {
 		c.all = append(c.all[:i:i], c.all[i+1:]...)
 		return nil
 	}
-	if err := c.missedLocked(number); err != nil {
-		return err
-	}
+	c.missedLocked(number)
 	if slices.ContainsFunc(c.absent, func(s span) bool { return s.first <= number && number <= s.last }) &&
 		!slices.ContainsFunc(c.words, func(w word) bool { return w.number == number }) {
 		c.words = append(c.words, word{number: number})

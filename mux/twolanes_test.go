@@ -363,3 +363,23 @@ func (p *peer) wantAll(all []frame) {
 	}
 	p.wantQuiet("that was all")
 }
+
+// TestLanesThatNeverCame: a Conn that lives for long, and misses a lane now and
+// then, remembers little of that, and answers for all.
+func TestLanesThatNeverCame(t *testing.T) {
+	withPeer(t, keepQuietly, func(p *peer) {
+		p.conn.mu.Lock()
+		for range 2000 {
+			p.conn.missedLocked(p.conn.highest + 1)
+			p.conn.highest++ // which did come
+		}
+		if n := len(p.conn.absent); n > maxAbsent {
+			t.Errorf("%d spans are remembered", n)
+		}
+		p.conn.mu.Unlock()
+		for _, n := range []uint64{1, 1001, 3999} {
+			p.send(leave(n, 0))
+			p.want("it never came", leave(n, 0))
+		}
+	})
+}

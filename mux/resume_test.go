@@ -164,6 +164,33 @@ func TestResumeWindow(t *testing.T) {
 	})
 }
 
+// TestResumeWindowAgain: the time without a lane is counted anew each time.
+func TestResumeWindowAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &road{t: t}
+		r.begin(Config{Keep: 1 << 20, KeepAlive: -1})
+		r.conns[0].Break()
+		time.Sleep(20 * time.Second)
+		r.join(1, 0)
+		time.Sleep(5 * time.Second)
+		r.conns[1].Break()
+		time.Sleep(29 * time.Second)
+		for _, c := range r.ends {
+			if c.Err() != nil {
+				t.Errorf("it ended after 29 s: %v", c.Err())
+			}
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		for _, c := range r.ends {
+			if c.Err() == nil {
+				t.Error("it lives after 30 s")
+			}
+		}
+		r.close()
+	})
+}
+
 // TestOpenWaitsForLane: nothing is opened where it is sure to wait, and whoever
 // is in a hurry can leave.
 func TestOpenWaitsForLane(t *testing.T) {
@@ -203,7 +230,11 @@ func (r *road) close() {
 
 // TestKeepIsBounded: who does not acknowledge makes us wait, not hold more.
 func TestKeepIsBounded(t *testing.T) {
-	cfg := Config{KeepAlive: -1, Keep: 256 << 10}
+	testKeep(t, Config{KeepAlive: -1, Keep: 256 << 10})
+	testKeep(t, Config{KeepAlive: -1, Keep: 8 << 20, Pool: NewPool(1)}) // half of which is always taken
+}
+
+func testKeep(t *testing.T, cfg Config) {
 	synctest.Test(t, func(t *testing.T) {
 		p := rawPeer(t, cfg)
 		p.write(preface)

@@ -383,3 +383,109 @@ func TestLanesThatNeverCame(t *testing.T) {
 		}
 	})
 }
+
+// TestClosedOnOneLane: a peer that says close need not say it everywhere.
+func TestClosedOnOneLane(t *testing.T) {
+	for name, end := range map[string]func(q *peer) time.Duration{
+		"the other is lost":  func(q *peer) time.Duration { q.link.Break(); return 0 },
+		"the other stays":    func(q *peer) time.Duration { return closeTime },
+		"the other says so":  func(q *peer) time.Duration { q.send(frame{kind: frameClose}); return 0 },
+		"the other is given": func(q *peer) time.Duration { q.conn.Lanes()[1].Leave(); return 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			withPeer(t, keepQuietly, func(p *peer) {
+				q := p.beside(7)
+				p.send(frame{kind: frameClose})
+				if p.conn.Err() != nil {
+					t.Error("what may still come on the other lane was not waited for")
+				}
+				began := time.Now()
+				want := end(q)
+				<-p.conn.Done()
+				if took := time.Since(began); took != want {
+					t.Errorf("it ended after %v, want %v", took, want)
+				}
+				if err, ok := p.conn.Err().(*ConnError); !ok || !err.Remote {
+					t.Errorf("it ended with %v", p.conn.Err())
+				}
+				q.link.Close()
+			})
+		})
+	}
+}
+
+// TestAside: bulk goes to a lane of its own, and comes back when it is none any
+// more, but not before the peer has what was sent on the lane that it leaves.
+func TestAside(t *testing.T) {
+	withPeer(t, keepQuietly, func(p *peer) {
+		p.send(data(0, 0, ""))
+		s := p.accept()
+		side := p.beside(7)
+		ack := func(q *peer, lane int) {
+			p.conn.mu.Lock()
+			sent := p.conn.all[lane].sent
+			p.conn.mu.Unlock()
+			q.send(number(frameAck, sent))
+		}
+		p.send(number(framePong, 1))
+		s.Write([]byte("one"))
+		p.want("as everybody", data(0, 0, "one"))
+		p.conn.mu.Lock()
+		s.weight.add(maxLevel)
+		p.conn.mu.Unlock()
+		go s.Write([]byte("two"))
+		p.want("it wants to know", number(framePing, 2))
+		side.wantQuiet("the peer may not have what came before")
+		ack(p, 0)
+		side.want("now it has", data(0, 3, "two"))
+		p.conn.mu.Lock()
+		s.weight = weight{}
+		p.conn.mu.Unlock()
+		s.Write([]byte("three"))
+		side.want("the peer may not have what came before", data(0, 6, "three"))
+		ack(side, 1)
+		s.Write([]byte("four"))
+		p.want("as everybody", data(0, 11, "four"))
+	})
+}
+
+// TestLostTwice: what was not sent again yet when the next lane is lost as well
+// comes behind what was.
+func TestLostTwice(t *testing.T) {
+	withPeer(t, keepQuietly, func(p *peer) {
+		const size = 400 << 10
+		p.send(data(0, 0, ""), number(frameCredit, 1<<30), streamCredit(0, 1<<30))
+		s := p.accept()
+		go io.Copy(io.Discard, p.link)
+		s.Write(make([]byte, size))
+		synctest.Wait()
+		p.conn.mu.Lock()
+		taken := p.conn.main.taken
+		p.conn.mu.Unlock()
+		p.link.Break()
+		synctest.Wait()
+		p.join(7, 0, taken)
+		p.send(number(frameLane, 7), leave(0, uint64(len(preface)))) // and nobody reads what is sent again
+		p.conn.mu.Lock()
+		if again := p.conn.main.again; len(again) < 2 {
+			t.Errorf("%d batches are still to be sent again", len(again))
+		}
+		p.conn.mu.Unlock()
+		p.link.Break()
+		synctest.Wait()
+		left, right := memnet.Pipe()
+		p.conn.Join(right, 8)
+		p.link = left
+		p.read(len(preface))
+		p.write(preface)
+		p.send(number(frameLane, 8), leave(7, uint64(len(preface))))
+		for at := uint64(0); at < size; {
+			if f := p.next(); f.kind == frameData {
+				if f.offset != at {
+					t.Fatalf("offset %d comes after %d", f.offset, at)
+				}
+				at += uint64(len(f.data))
+			}
+		}
+	})
+}

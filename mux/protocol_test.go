@@ -162,7 +162,7 @@ func TestHostilePeer(t *testing.T) {
 		{"a type that is reserved", CodeProtocol, "\x10\x00\x01\x00", nil},
 		{"an acknowledgement where nothing is kept", CodeProtocol, "", []frame{number(frameAck, 8)}},
 		{"a lane's number in the middle of it", CodeProtocol, "", []frame{number(frameLane, 1)}},
-		{"a lane given up where nothing is kept", CodeProtocol, "", []frame{{kind: frameLeave, stream: 0, value: 8}}},
+		{"a lane given up where nothing is kept", CodeProtocol, "", []frame{{kind: frameLeave, stream: 5, value: 8}}},
 		{"a number in a longer spelling", CodeProtocol, raw(framePing, "\x40\x01"), nil},
 		{"a number cut short", CodeProtocol, raw(framePing, "\xc0\x01"), nil},
 		{"bytes after the last field", CodeProtocol, raw(framePing, "\x01\x01"), nil},

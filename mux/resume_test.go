@@ -357,3 +357,21 @@ func TestProbe(t *testing.T) {
 		r.close()
 	})
 }
+
+// TestPingGoesElsewhere: whoever waits for an answer has it from the lane that
+// is the main one then.
+func TestPingGoesElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &road{t: t, link: memnet.Link{Delay: 10 * time.Millisecond}}
+		r.begin(Config{Keep: 1 << 20, KeepAlive: -1})
+		r.join(1, 0)
+		time.Sleep(time.Second)
+		r.conns[0].Silence()
+		time.AfterFunc(time.Second, r.ends[0].Lanes()[0].Leave)
+		began := time.Now()
+		if _, err := r.ends[0].Ping(t.Context()); err != nil || time.Since(began) != time.Second+20*time.Millisecond {
+			t.Errorf("answered after %v: %v", time.Since(began), err)
+		}
+		r.close()
+	})
+}

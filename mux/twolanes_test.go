@@ -250,7 +250,7 @@ func TestNothingAfterLeave(t *testing.T) {
 			q.write(late[:at])
 			synctest.Wait()
 			l.Leave()
-			q.write(late[at:])
+			q.write(late[at:] + string(appendFrame(nil, data(2, 0, "x"))))
 			synctest.Wait()
 			p.conn.mu.Lock()
 			received := p.conn.received

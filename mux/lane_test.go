@@ -32,21 +32,22 @@ type road struct {
 // join lays a lane to both ends, or to one, as if the other had never heard of
 // it.
 func (r *road) join(both, one int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	left, right := r.link.Pipe()
+	r.mu.Lock()
 	r.last++
+	number := r.last
+	r.conns = append(r.conns, left)
+	r.mu.Unlock()
 	conns := [2]*memnet.Conn{left, right}
 	for side, c := range r.ends {
 		if both == 1 || side == one {
-			if _, err := c.Join(lazy{conns[side]}, r.last); err != nil && c.Err() == nil && both == 1 {
-				r.t.Logf("lane %d of side %d: %v", r.last, side, err)
+			if _, err := c.Join(lazy{conns[side]}, number); err != nil && c.Err() == nil && both == 1 {
+				r.t.Logf("lane %d of side %d: %v", number, side, err)
 			}
 		} else {
 			conns[side].Close()
 		}
 	}
-	r.conns = append(r.conns, left)
 }
 
 // A lazy conn is read from and written to for a while after it was given up.

@@ -123,6 +123,7 @@ func (c *Conn) join(conn net.Conn, number uint64) (*Lane, error) {
 	c.highest, c.joined = number, true
 	if c.resume != nil {
 		c.resume.Stop()
+		c.resume = nil
 	}
 	l := c.newLaneLocked(conn, number)
 	l.controlLocked(frame{kind: frameLane, value: number})
@@ -274,13 +275,15 @@ func (c *Conn) oldestLocked() *Lane {
 
 // driftLocked is for a Conn whose last lane has just ended.
 func (c *Conn) driftLocked(err error) {
-	c.resume = time.AfterFunc(c.cfg.resume(), func() {
+	var mine *time.Timer // one that was too late to be stopped must not end the next wait
+	mine = time.AfterFunc(c.cfg.resume(), func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.living == 0 {
+		if c.resume == mine && c.living == 0 {
 			c.failLocked(fmt.Errorf("mux: no lane for %v: %w", c.cfg.resume(), err))
 		}
 	})
+	c.resume = mine
 	select {
 	case c.adrift <- struct{}{}:
 	default:
